@@ -1,0 +1,46 @@
+"""One step of a sampler from t down to t_next. All share one signature, so any loop takes any.
+
+    step(velocity, x_t, t, t_next, key) -> x at t_next
+
+`velocity(x_t, t)` is the field; times are scalars or [B]; `key` feeds steps that draw and is
+ignored by those that do not. For an affine Gaussian field the two differ in law: Euler gives a
+state of standard deviation t + (1 - t) std, re-noising one of sqrt(t^2 + (1 - t)^2 std^2), which
+is why a few-step student must train on states of the rule it ships with.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+
+from acestep_jax.ops import flow
+from acestep_jax.typing import Array, Key
+
+VelocityFn: TypeAlias = Callable[[Array, Array], Array]
+"""(x_t, t) -> velocity, of the shape of x_t."""
+StepFn: TypeAlias = Callable[[VelocityFn, Array, Array, Array, Key | None], Array]
+"""(velocity, x_t, t, t_next, key) -> the state at t_next."""
+
+
+def euler(
+    velocity: VelocityFn, x_t: Array, t: Array, t_next: Array, key: Key | None = None
+) -> Array:
+    """Follows the ODE for one step: x' = x - (t - t_next) v(x, t). The released default."""
+    del key  # deterministic
+    return x_t - flow.broadcast_time(t - t_next, x_t) * velocity(x_t, t)
+
+
+def renoise(
+    velocity: VelocityFn, x_t: Array, t: Array, t_next: Array, key: Key | None = None
+) -> Array:
+    """Jumps to the data estimate and noises it afresh: x' = t_next n + (1 - t_next)(x - t v).
+
+    Raises:
+      ValueError: if no key is given.
+
+    Source: the "sde" method of the released turbo sampler, whose last step (t_next = 0) adds none.
+    """
+    if key is None:
+        raise ValueError("renoise draws noise at every step: pass a key.")
+    data = flow.data_from_velocity(x_t, velocity(x_t, t), t)
+    return flow.interpolate(data, jax.random.normal(key, x_t.shape, x_t.dtype), t_next)
