@@ -10,8 +10,8 @@ from acestep_jax import units
 def frame_bucket(num_frames: int) -> int:
     """Rounds a latent length up to its bucket.
 
-    Buckets are 128 frames apart up to 1,024, then an eighth of the next power of two: at most one
-    eighth of the work above 41 s is padding.
+    Buckets are 128 frames apart up to 2,048, then a sixteenth of the next power of two: above 41 s
+    at most one eighth is padding.
 
     Args:
       num_frames: latent frames, 1 to 15,000.
@@ -31,7 +31,7 @@ def frame_bucket(num_frames: int) -> int:
 
 
 def token_bucket(num_tokens: int, limit: int) -> int:
-    """Rounds a token count up to its bucket: multiples of 32, then eighths of powers of two.
+    """Rounds a token count up to its bucket: multiples of 32, then sixteenths of powers of two.
 
     Raises:
       ValueError: if `num_tokens` exceeds `limit`.
@@ -43,6 +43,6 @@ def token_bucket(num_tokens: int, limit: int) -> int:
 
 def _round_up(length: int, smallest: int) -> int:
     grain = smallest
-    while grain * 8 < length:
+    while grain * 16 < length:
         grain *= 2
     return -(-length // grain) * grain

@@ -7,18 +7,13 @@ guided), the time grid an array (`ops.timesteps.time_grid`), the step a function
 What remains is one `lax.scan`.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from acestep_jax.ops import solvers
+from acestep_jax.ops.solvers import StepFn, VelocityFn
 from acestep_jax.typing import Array, Key
 
-VelocityFn = Callable[[Array, Array], Array]
-"""(x_t [B, T, C], t scalar) -> velocity [B, T, C]; velocity = noise - data."""
-StepFn = Callable[[VelocityFn, Array, Array, Array, Array | None], Array]
-"""(velocity, x_t, t, t_next, fresh randomness of this step or None) -> x at t_next."""
 
 
 def integrate(
@@ -31,9 +26,9 @@ def integrate(
     """Integrates dx/dt = velocity(x, t) from noise at times[0] to data at times[-1].
 
     Args:
-      velocity: the field, evaluated at a scalar time.
+      velocity: the field, evaluated at a scalar time or at one time an item [B].
       noise: [B, T, C], the state at times[0].
-      times: [I + 1], decreasing; the last one is 0 for finished samples.
+      times: [I + 1], or [I + 1, B] for a grid an item; decreasing, 0 last for finished samples.
       step: one solver step.
       per_step: randomness for stochastic steps, with leading axis I: keys [I] or [I, B] (see
         `step_keys`), or the noise itself [I, B, T, C]. Deterministic steps need none.
