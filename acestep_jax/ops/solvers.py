@@ -20,7 +20,7 @@ from acestep_jax.typing import Array
 
 VelocityFn: TypeAlias = Callable[[Array, Array], Array]
 """(x_t, t) -> velocity, of the shape of x_t."""
-StepFn: TypeAlias = Callable[[VelocityFn, Array, Array, Array, Key | Array | None], Array]
+StepFn: TypeAlias = Callable[[VelocityFn, Array, Array, Array, Array | None], Array]
 """(velocity, x_t, t, t_next, key) -> the state at t_next."""
 
 
@@ -32,10 +32,11 @@ def euler(
     return x_t - flow.broadcast_time(t - t_next, x_t) * velocity(x_t, t)
 
 
-def fresh_noise(source: Key | Array, like: Array) -> Array:
+def fresh_noise(source: Array, like: Array) -> Array:
     """Draws standard normal noise of `like`'s shape from one key or one key an item [B].
 
-    An array of that shape passes through: noise that was drawn elsewhere.
+    With a key an item, an item's noise does not depend on its neighbours. An array of that shape
+    passes through: noise that was drawn elsewhere.
     """
     if not jnp.issubdtype(source.dtype, jax.dtypes.prng_key):
         return source.astype(like.dtype)
@@ -58,18 +59,3 @@ def renoise(
         raise ValueError("renoise draws noise at every step: pass a key.")
     data = flow.data_from_velocity(x_t, velocity(x_t, t), t)
     return flow.interpolate(data, fresh_noise(key, x_t), t_next)
-
-
-def fresh_noise(key: Array, x: Array) -> Array:
-    """Gives standard normal noise of the shape of `x`.
-
-    Args:
-      key: one key; or one key an item, [B], so that an item's noise does not depend on its
-        neighbours; or the noise itself, returned as it is.
-      x: [B, ...].
-    """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    if key.ndim == 0:
-        return jax.random.normal(key, x.shape, x.dtype)
-    return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
