@@ -1,0 +1,406 @@
+"""Checkpoints: the only file that touches Orbax.
+
+A checkpoint is a folder `<workdir>/checkpoints/<steps done>` with the items `params` (parameters and
+averages), `optimizer` (optimizer states, step, key, extra) and `meta` (configuration, state of the data
+iterator). It is written aside, in the background; its last file lists the checksum of every other
+one, and then one rename makes it a checkpoint. A kill or a full disk before the rename leaves the
+earlier checkpoints as they were; damage after it is found when the checksums are verified.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from acestep_jax.training.optim import path_name
+from acestep_jax.training.state import TrainState
+from acestep_jax.typing import Params
+
+CHECKSUMS = "checksums.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written, or none that can be read."""
+
+
+class Batches(Protocol):
+    """An iterator over batches whose position can be saved: JSON-able state out and in."""
+
+    def get_state(self) -> Any:
+        """Gives the position after the last batch handed out."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes back to a position."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: saves in the background, restores the newest whole one."""
+
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        keep_period: int = 0,
+        before_save: Callable[[], None] = lambda: None,
+    ):
+        """Opens `<workdir>/checkpoints`.
+
+        Args:
+          workdir: the run's folder.
+          config: the resolved configuration as JSON-able values, saved with every checkpoint.
+          keep: how many of the newest to keep.
+          keep_period: besides, keep every checkpoint whose step this divides; 0 for none.
+          before_save: called first; the run passes its finite check, so that no broken state is
+            ever saved.
+        """
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._config = dict(config or {})
+        self._before_save = before_save
+        self._saving: int | None = None
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("params", "optimizer", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                keep_period=keep_period or None,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            ),
+        )
+
+    def last_good(self) -> int | None:
+        """Gives the step of the newest finished checkpoint, or None."""
+        return _newest(self.folder)
+
+    # Saving
+
+    def save(self, state: TrainState, batches: Batches | None = None) -> None:
+        """Starts saving; returns when the state is copied and may be donated.
+
+        An earlier save that still runs is waited for. Nothing happens if this step is saved already.
+
+        Raises:
+          CheckpointError: if this save cannot start or the earlier one failed.
+        """
+        self._before_save()
+        self.wait()
+        step = int(state.step)
+        if self.last_good() == step:
+            return
+        self._saving = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(_params_item(state)),
+                    optimizer=ocp.args.StandardSave(_optimizer_item(state)),
+                    meta=ocp.args.JsonSave(self._meta(state, batches)),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            self._give_up(error)
+
+    def check(self) -> None:
+        """Raises CheckpointError if the save in the background has failed."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            self._give_up(error)
+
+    def wait(self) -> None:
+        """Waits until the save in the background is done, and raises if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._give_up(error)
+        self.check()
+
+    def close(self) -> None:
+        """Waits for the last save and lets the folder go."""
+        self.wait()
+        self._manager.close()
+
+    def _meta(self, state: TrainState, batches: Batches | None) -> dict[str, Any]:
+        return {
+            "config": self._config,
+            "data": _gather_states(batches.get_state()) if batches is not None else None,
+            "arrays": _signature(state),
+            "processes": jax.process_count(),
+        }
+
+    def _write_checksums(self) -> None:
+        """Runs in the background when every item is written, before the rename that commits."""
+        if jax.process_index() != 0:
+            return
+        for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            content = json.dumps(_checksums(folder), indent=1)
+            (folder / CHECKSUMS).write_text(content)
+
+    def _give_up(self, error: Exception) -> None:
+        """Removes what a failed save left, which frees the disk, and says where the run stands."""
+        for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        good = self.last_good()
+        where = "there is no earlier checkpoint" if good is None else f"step {good} is still whole"
+        raise CheckpointError(
+            f"saving step {self._saving} in {self.folder} failed; {where}. "
+            f"Free the disk and run the same command again to resume. Cause: {error}"
+        ) from error
+
+    # Restoring
+
+    def restore_or_init(
+        self,
+        init: Callable[[], TrainState],
+        shardings: Callable[[TrainState], TrainState] | None = None,
+        batches: Batches | None = None,
+    ) -> tuple[TrainState, int]:
+        """Restores the newest whole checkpoint, or makes the first state.
+
+        Args:
+          init: makes the state before the first step; traced for its shapes, called only if
+            there is no checkpoint.
+          shardings: the placement of a state, given its shapes; the first device by default. It
+            need not be the one that the checkpoint was saved from.
+          batches: set to its saved position.
+
+        Returns:
+          The state and the number of steps done.
+
+        Raises:
+          CheckpointError: if all checkpoints are damaged, or the newest has other shapes.
+        """
+        shapes = jax.eval_shape(init)
+        places = shardings(shapes) if shardings else jax.tree.map(lambda _: _first_device(), shapes)
+        step = self._newest_whole()
+        if step is None:
+            return jax.device_put(init(), places), 0
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
+        )
+        meta = self._read_meta(step)
+        self._compare(step, meta["arrays"], _signature(shapes))
+        if batches is not None:
+            batches.set_state(_own_state(meta["data"], step))
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(_params_item(target)),
+                optimizer=ocp.args.StandardRestore(_optimizer_item(target)),
+            ),
+        )
+        state = TrainState(**items["params"], **items["optimizer"])
+        logging.warning("Resuming after step %d from %s.", step, self.folder)
+        return state, step
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        restore = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=restore)["meta"]
+
+    def _newest_whole(self) -> int | None:
+        """Finds the newest checkpoint whose checksums agree; sets damaged ones aside, aloud."""
+        damaged = []
+        while (step := self.last_good()) is not None:
+            problem = _agree(verify(self.folder / str(step)) if jax.process_index() == 0 else "")
+            if not problem:
+                return step
+            damaged.append(step)
+            if jax.process_index() == 0:
+                aside = self.folder / f"damaged-{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+            _agree("")  # nobody looks before it is renamed
+            self._manager.reload()
+            logging.error(
+                "Checkpoint %d in %s is damaged (%s); trying the one before it.",
+                step,
+                self.folder,
+                problem,
+            )
+        if damaged:
+            raise CheckpointError(
+                f"every checkpoint in {self.folder} is damaged (steps {damaged}, now in damaged-*); "
+                "use --resume fresh to start again."
+            )
+        return None
+
+    def _compare(self, step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+        names = sorted(set(saved) | set(wanted))
+        differing = [
+            f"{name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
+            for name in names
+            if saved.get(name) != wanted.get(name)
+        ]
+        if differing:
+            shown = "; ".join(differing[:8]) + ("; ..." if len(differing) > 8 else "")
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is of another network or optimizer: "
+                f"{len(differing)} arrays differ: {shown}."
+            )
+
+
+def load_params(
+    workdir: str | pathlib.Path, network: str, *, average: bool = True, step: int | None = None
+) -> Params:
+    """Loads one network's parameters from a run, without its optimizer state.
+
+    Args:
+      workdir: the run's folder.
+      network: its name in the training state.
+      average: the moving average where there is one.
+      step: which checkpoint; the newest by default.
+
+    Returns:
+      Parameters as arrays on the first device.
+
+    Raises:
+      CheckpointError: if there is no such checkpoint or network, or it is damaged.
+    """
+    folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    step = _newest(folder) if step is None else step
+    if step is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; has the run saved one?")
+    problem = verify(folder / str(step))
+    if problem:
+        raise CheckpointError(f"checkpoint {step} in {folder} is damaged: {problem}.")
+    handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    item = folder / str(step) / "params"
+    tree = handler.metadata(item).item_metadata.tree
+    groups = {group: networks for group, networks in tree.items() if networks}
+    group = "average" if average and network in groups.get("average", {}) else "params"
+    if network not in groups[group]:
+        raise CheckpointError(
+            f"{folder} has no network {network!r}, only {list(groups['params'])}."
+        )
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_first_device()), tree
+    )
+    return handler.restore(item, args=ocp.args.StandardRestore(target))[group][network]
+
+
+def _first_device() -> SingleDeviceSharding:
+    return SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _newest(folder: pathlib.Path) -> int | None:
+    if not folder.is_dir():
+        return None
+    steps = [int(path.name) for path in folder.iterdir() if re.fullmatch(r"\d+", path.name)]
+    return max(steps, default=None)
+
+
+def _params_item(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "average": state.average}
+
+
+def _optimizer_item(state: TrainState) -> dict[str, Any]:
+    names = ("step", "optimizer", "key", "extra")
+    return {name: getattr(state, name) for name in names}
+
+
+def _signature(state: TrainState) -> dict[str, Any]:
+    """Maps every array of a state to "dtype[shape]"."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    flat, _ = jax.tree_util.tree_flatten_with_path(fields)
+    return {path_name(path): f"{x.dtype}{list(x.shape)}" for path, x in flat}
+
+
+# Checksums ------------------------------------------------------------------------------------
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_content(path))
+
+    def digest(path: pathlib.Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        digests = pool.map(digest, files)
+    names = [str(path.relative_to(folder)) for path in files]
+    return dict(zip(names, digests, strict=True))
+
+
+def _is_content(path: pathlib.Path) -> bool:
+    # Orbax writes its own bookkeeping once more after the commit
+    return path.name not in (CHECKSUMS, "_CHECKPOINT_METADATA")
+
+
+def verify(folder: pathlib.Path) -> str:
+    """Compares a checkpoint's files with the checksums recorded when it was written.
+
+    Returns:
+      An empty string, or what is wrong.
+    """
+    recorded_file = folder / CHECKSUMS
+    if not recorded_file.is_file():
+        return f"{CHECKSUMS} is missing"
+    try:
+        recorded = json.loads(recorded_file.read_text())
+    except ValueError:
+        return f"{CHECKSUMS} cannot be read"
+    found = _checksums(folder)
+    problems = [f"{name} is missing" for name in recorded if name not in found]
+    problems += [
+        f"{name} has changed"
+        for name in found
+        if name in recorded and recorded[name] != found[name]
+    ]
+    return ", ".join(problems[:4])
+
+
+# Several processes ----------------------------------------------------------------------------
+
+
+def _agree(text: str) -> str:
+    """Gives every process the text of the first one."""
+    if jax.process_count() == 1:
+        return text
+    buffer = np.zeros(1024, np.uint8)
+    data = np.frombuffer(text.encode()[:1024], np.uint8)
+    buffer[: data.size] = data
+    return (
+        bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0").decode(errors="replace")
+    )
+
+
+def _gather_states(state: Any) -> list[str]:
+    """Collects the iterator states of all processes as JSON texts."""
+    text = json.dumps(state)
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([data.size]))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: data.size] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[: int(n)]).decode() for row, n in zip(rows, lengths.reshape(-1), strict=True)]
+
+
+def _own_state(states: list[str] | None, step: int) -> Any:
+    """Picks this process's iterator state; any will do if all processes saved the same."""
+    if not states:
+        raise CheckpointError(f"checkpoint {step} was saved without the position of its data.")
+    if len(states) == jax.process_count():
+        return json.loads(states[jax.process_index()])
+    if len(set(states)) == 1:
+        return json.loads(states[0])
+    raise CheckpointError(
+        f"checkpoint {step} was saved by {len(states)} processes, each at its own place in the data; "
+        f"there are {jax.process_count()} now."
+    )

@@ -1,0 +1,168 @@
+"""What a run is: one frozen dataclass a method, and the parts that methods share.
+
+A config file is a function `get_config(quick=False)` that returns one of these. The comment beside
+a field is its help text on the command line, where any field is set with `--set student.peak_lr=1e-5`
+(`cli.py`). Values are checked when the dataclass is built, before anything is compiled.
+"""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuses a configuration.
+
+    Raises:
+      ValueError: with `message`, unless `condition` holds.
+    """
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How many devices each kind of parallelism spans; see `mesh.py`.
+
+    The product is the number of devices used. One axis may be -1: all devices that are left.
+    """
+
+    data: int = 1  # copies of the model; each sees its share of the batch
+    fsdp: int = (
+        1  # parameters and optimizer state in shards, gathered when needed; shares the batch
+    )
+    tensor: int = 1  # heads and MLP channels in shards
+    sequence: int = 1  # latent frames in shards, for long songs
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for axis, size in sizes.items():
+            require(size == -1 or size > 0, f"mesh.{axis}={size}; use a size of 1 or more, or -1.")
+        free = [axis for axis, size in sizes.items() if size == -1]
+        require(len(free) <= 1, f"mesh axes {free} are all -1; only one can take what is left.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where examples come from and how they are cut; read by `acestep_jax.data`."""
+
+    shards: str = ""  # folder or glob of ArrayRecord shards; empty: the ones embedded here
+    batch_size: int = 16  # examples a step, over all devices and processes
+    num_frames: int = 128  # length of a training clip in latent frames (25 a second)
+    num_workers: int = 0  # worker processes that decode; 0 decodes in threads of this process
+    num_threads: int = 0  # reading threads a worker; 0 reads in line
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, f"data.batch_size={self.batch_size} must be positive.")
+        require(self.num_frames > 0, f"data.num_frames={self.num_frames} must be positive.")
+
+
+GROUPS: tuple[tuple[str, str], ...] = (
+    (r"(^|/)(kernel|weight_v)$", "decay"),
+    # Tables looked up or added, gains, biases: AdamW without decay, whatever the optimizer
+    (r"(^|/)(weight|bias|scale|weight_g|alpha|beta|embed_tokens|embedding|lm_head)$", "plain"),
+    (r"(^|/)(scale_shift_table|special_tokens?|null_condition)$", "plain"),
+)
+"""Which parameters are decayed (and orthogonalised by Muon); the first matching pattern decides."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How one network's parameters follow their gradients; built by `optim.make_optimizer`."""
+
+    name: Literal["adamw", "muon"] = (
+        "adamw"  # muon: matrices by orthogonalised momentum, rest adamw
+    )
+    peak_lr: float = 1e-4  # learning rate after warm-up
+    warmup_steps: int = 0  # linear rise from zero
+    schedule: Literal["constant", "cosine", "linear"] = (
+        "constant"  # after warm-up, to the last step
+    )
+    final_lr_ratio: float = 0.0  # where cosine and linear end, as a share of peak_lr
+    b1: float = 0.9  # decay of the first moment
+    b2: float = 0.95  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.01  # decoupled; of the parameters that `groups` sends to "decay"
+    clip_norm: float = 1.0  # largest global norm of a gradient; 0 never clips
+    ema_decay: float = 0.0  # decay of the average of the parameters; 0 keeps no average
+    groups: tuple[tuple[str, str], ...] = GROUPS  # (path pattern, decay | plain | frozen), in order
+    frozen: tuple[str, ...] = ()  # path patterns of parameters that stay as they are
+    muon_lr_ratio: float = 10.0  # learning rate of Muon's matrices over adamw's peak_lr
+
+    def __post_init__(self) -> None:
+        require(self.peak_lr >= 0, f"peak_lr={self.peak_lr} must not be negative.")
+        require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative.")
+        require(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay} must lie in [0, 1).")
+        require(self.clip_norm >= 0, f"clip_norm={self.clip_norm}; use 0 to never clip.")
+        for pattern, group in self.groups:
+            require(
+                group in ("decay", "plain", "frozen"),
+                f"groups sends {pattern!r} to {group!r}; use decay, plain or frozen.",
+            )
+        for pattern in (*self.frozen, *(pattern for pattern, _ in self.groups)):
+            _require_pattern(pattern)
+
+
+def _require_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every run has, whatever its method; methods inherit from it."""
+
+    name: str  # names the run and its default folder
+    workdir: str = ""  # folder of the run; empty: runs/<name>
+    seed: int = 0  # of parameters, noise and batches
+    num_steps: int = 1000  # train until this many steps are done
+    log_every: int = 10  # steps between lines of metrics
+    save_every: int = 1000  # steps between checkpoints; one more is saved at the end
+    eval_every: int = 0  # steps between evaluations; 0: only at the end
+    listen_every: int = 0  # steps between rounds of samples to hear; 0: only at the end
+    keep: int = 2  # checkpoints kept, the newest ones
+    keep_period: int = 0  # besides, keep every checkpoint whose step this divides; 0: none
+    profile_start: int = -1  # first step of a profiler trace; -1: none
+    profile_steps: int = 3  # steps traced
+    mesh: Mesh = Mesh()
+    data: Data = Data()
+
+    def __post_init__(self) -> None:
+        require(
+            bool(re.fullmatch(r"[\w.\-]+", self.name)), f"name={self.name!r} cannot be a folder."
+        )
+        for field in ("num_steps", "log_every", "save_every", "keep"):
+            value = getattr(self, field)
+            require(value > 0, f"{field}={value} must be positive.")
+
+
+FREE_FIELDS = (
+    "workdir",
+    "log_every",
+    "save_every",
+    "eval_every",
+    "listen_every",
+    "keep",
+    "keep_period",
+    "profile_start",
+    "profile_steps",
+    "mesh",
+)
+"""Fields that may change when a run resumes: they do not touch what it computes."""
+
+
+def differing_fields(left: Any, right: Any, prefix: str = "") -> list[str]:
+    """Lists the dotted names of the leaves in which two nested dictionaries differ."""
+    if not (isinstance(left, dict) and isinstance(right, dict)):
+        return [] if left == right else [prefix.rstrip(".")]
+    names = list(left) + [name for name in right if name not in left]
+    missing = object()
+    return [
+        difference
+        for name in names
+        for difference in differing_fields(
+            left.get(name, missing), right.get(name, missing), f"{prefix}{name}."
+        )
+    ]

@@ -1,0 +1,150 @@
+"""What surrounds the steps of every run: folder, log, checkpoints, signals, profiler.
+
+    with loop.Loop(config) as run:
+        state, start = run.restore_or_init(init, shardings, batches)
+        for step in run.steps(start):
+            state, metrics = train_step(state, next(batches))
+            run.end_step(step, state, metrics, batches)
+
+SIGTERM and Ctrl-C finish the step, save, and stop; the same command then resumes.
+"""
+
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from acestep_jax.training import checkpoint as checkpoint_lib
+from acestep_jax.training import cli
+from acestep_jax.training import config as config_lib
+from acestep_jax.training import metrics as metrics_lib
+from acestep_jax.training.state import TrainState
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop, and has saved; the exit status is that of the signal."""
+
+
+class Loop:
+    """The surroundings of one run; a context manager."""
+
+    def __init__(self, config: config_lib.Run, *, examples_per_step: int | None = None):
+        """Prepares the run's folder.
+
+        Args:
+          config: the run, with its workdir.
+          examples_per_step: for the log; data.batch_size by default.
+        """
+        self.config = config
+        self.workdir = pathlib.Path(config.workdir or f"runs/{config.name}")
+        self.metrics: metrics_lib.Metrics | None = None
+        self._examples = config.data.batch_size if examples_per_step is None else examples_per_step
+        self._signal: int | None = None
+        self._earlier_handlers: dict[int, Any] = {}
+        self.checkpoints = checkpoint_lib.Checkpoints(
+            self.workdir,
+            config=cli.to_json(config),
+            keep=config.keep,
+            keep_period=config.keep_period,
+            before_save=self._check_metrics,
+        )
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._earlier_handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self._earlier_handlers.items():
+            signal.signal(number, handler)
+        if self.metrics is not None:
+            self.metrics.__exit__(error)
+        if error is None or issubclass(error, (SystemExit, metrics_lib.NonFiniteLoss)):
+            self.checkpoints.close()
+
+    def restore_or_init(
+        self,
+        init: Callable[[], TrainState],
+        shardings: Callable[[TrainState], TrainState] | None = None,
+        batches: checkpoint_lib.Batches | None = None,
+    ) -> tuple[TrainState, int]:
+        """Resumes or begins, as `Checkpoints.restore_or_init`, and opens the log there."""
+        state, start = self.checkpoints.restore_or_init(init, shardings, batches)
+        self.metrics = metrics_lib.Metrics(
+            self.workdir,
+            num_steps=self.config.num_steps,
+            log_every=self.config.log_every,
+            start=start,
+            examples_per_step=self._examples,
+            last_good=self.checkpoints.last_good,
+        )
+        return state, start
+
+    def steps(self, start: int) -> Iterator[int]:
+        """Counts from `start` to num_steps, tracing the steps the configuration asks for."""
+        config = self.config
+        profiling = False
+        for step in range(start, config.num_steps):
+            if step == config.profile_start:
+                jax.profiler.start_trace(str(self.workdir / "profile"))
+                profiling = True
+            yield step
+            if profiling and step + 1 >= config.profile_start + config.profile_steps:
+                self._check_metrics()  # the traced steps are done
+                jax.profiler.stop_trace()
+                profiling = False
+
+    def end_step(
+        self,
+        step: int,
+        state: TrainState,
+        metrics: Mapping[str, Any],
+        batches: checkpoint_lib.Batches | None = None,
+    ) -> None:
+        """Logs a step, saves when it is time, and stops if a signal came.
+
+        Args:
+          step: the number that `steps` gave; step + 1 are done.
+          state: the state after it.
+          metrics: its scalars.
+          batches: the iterator whose position belongs to the checkpoint.
+
+        Raises:
+          NonFiniteLoss: if a metric is not finite.
+          CheckpointError: if a save failed.
+          Interrupted: after the final save, if a signal came.
+        """
+        assert self.metrics is not None, "restore_or_init comes first"
+        done = step + 1
+        self.metrics.write(done, metrics)
+        self.checkpoints.check()
+        interrupted = self._should_stop(done)
+        if done % self.config.save_every == 0 or done == self.config.num_steps or interrupted:
+            self.checkpoints.save(state, batches)
+        if interrupted:
+            self.checkpoints.wait()
+            logging.warning("Stopped and saved after step %d; the same command resumes.", done)
+            raise Interrupted(128 + (self._signal or signal.SIGTERM))
+
+    def _check_metrics(self) -> None:
+        if self.metrics is not None:
+            self.metrics.flush()
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        if self._signal is not None and number == signal.SIGINT:  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        self._signal = number
+        # os.write: the signal may have come in the middle of a write to the stream
+        text = f"\n{signal.Signals(number).name}: finishing this step and saving ...\n"
+        os.write(2, text.encode())
+
+    def _should_stop(self, done: int) -> bool:
+        if jax.process_count() == 1:
+            return self._signal is not None
+        # All processes must stop after the same step
+        return multihost_utils.reached_preemption_sync_point(done)
