@@ -149,7 +149,10 @@ def diagnostics(directions: Directions, generated: Array) -> dict[str, Array]:
       ca_over_dm: |guidance| / |matching|; dm_ca_cosine: the cosine of the two terms.
     """
     axes, tiny = tuple(range(1, generated.ndim)), 1e-12
-    norm = lambda x: jnp.sqrt(jnp.sum(x**2, axis=axes)) + tiny
+
+    def norm(x: Array) -> Array:
+        return jnp.sqrt(jnp.sum(x**2, axis=axes)) + tiny
+
     matching, guidance = norm(directions.matching), norm(directions.guidance)
     inner = jnp.sum(directions.matching * directions.guidance, axis=axes)
     return {
@@ -159,32 +162,32 @@ def diagnostics(directions: Directions, generated: Array) -> dict[str, Array]:
     }
 
 
-# --- adversarial terms: logits [B, S], one a segment; losses [B] ---------------------------------
+# --- adversarial terms: one value a logit, [B, S]; the mean over segments is the caller's ---
 
 GanLoss: TypeAlias = Callable[[Array, Array], Array]
-"""(real logits [B, S], fake logits [B, S]) -> loss of each example, [B]."""
+"""(real logits [B, S], fake logits [B, S]) -> loss of each segment, [B, S]."""
 
 
 def nonsaturating_discriminator(real: Array, fake: Array) -> Array:
-    """Separates real from fake: softplus(-l_r) + softplus(l_f). Its optimum is log p_R - log p_F."""
-    return jnp.mean(jax.nn.softplus(-real) + jax.nn.softplus(fake), axis=-1)
+    """Separates real from fake: softplus(-l_r) + softplus(l_f); best at log p_R - log p_F."""
+    return jax.nn.softplus(-real) + jax.nn.softplus(fake)
 
 
 def nonsaturating_generator(real: Array, fake: Array) -> Array:
     """Raises the fake logits: softplus(-l_f)."""
     del real
-    return jnp.mean(jax.nn.softplus(-fake), axis=-1)
+    return jax.nn.softplus(-fake)
 
 
 def hinge_discriminator(real: Array, fake: Array) -> Array:
     """Separates real from fake up to a margin: relu(1 - l_r) + relu(1 + l_f)."""
-    return jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), axis=-1)
+    return jax.nn.relu(1 - real) + jax.nn.relu(1 + fake)
 
 
 def hinge_generator(real: Array, fake: Array) -> Array:
     """Raises the fake logits: -l_f."""
     del real
-    return -jnp.mean(fake, axis=-1)
+    return -fake
 
 
 def relativistic_discriminator(real: Array, fake: Array) -> Array:
@@ -192,12 +195,12 @@ def relativistic_discriminator(real: Array, fake: Array) -> Array:
 
     Pairs share prompt, noise and level (ARC).
     """
-    return jnp.mean(jax.nn.softplus(fake - real), axis=-1)
+    return jax.nn.softplus(fake - real)
 
 
 def relativistic_generator(real: Array, fake: Array) -> Array:
     """Puts each fake member above its real one: softplus(l_r - l_f)."""
-    return jnp.mean(jax.nn.softplus(real - fake), axis=-1)
+    return jax.nn.softplus(real - fake)
 
 
 GAN_LOSSES: Mapping[str, tuple[GanLoss, GanLoss]] = {
@@ -208,23 +211,23 @@ GAN_LOSSES: Mapping[str, tuple[GanLoss, GanLoss]] = {
 """Discriminator and generator loss by name."""
 
 
-def contrastive_loss(matched: Array, mismatched: Array) -> Array:
-    """Teaches the discriminator the condition: softplus(-(D(x, c) - D(x, c'))), [B].
+def contrastive(matched: Array, mismatched: Array) -> Array:
+    """Teaches the discriminator the condition: softplus(-(D(x, c) - D(x, c'))), [B, S].
 
     `mismatched` are logits of the same real latents under another item's condition (ARC).
     """
-    return jnp.mean(jax.nn.softplus(mismatched - matched), axis=-1)
+    return jax.nn.softplus(mismatched - matched)
 
 
 def approximate_r1(logits: Array, perturbed: Array) -> Array:
-    """Penalises slope by finite differences: mean (D(x) - D(x + sigma n))^2, [B].
+    """Penalises slope by finite differences: (D(x) - D(x + sigma n))^2, [B, S].
 
-    For small sigma this is sigma^2 |grad D|^2, so a weight must grow with 1 / sigma^2 (ARC).
+    For small sigma its mean is sigma^2 |grad D|^2, so a weight must grow with 1 / sigma^2 (ARC).
     """
-    return jnp.mean((logits - perturbed) ** 2, axis=-1)
+    return (logits - perturbed) ** 2
 
 
-# --- laws: what is drawn afresh every iteration ---------------------------------------------------
+# --- laws: what is drawn afresh every iteration ---
 
 
 def draw_shift(key: Key, shape: tuple[int, ...], law: str = "joint") -> Array:

@@ -4,9 +4,11 @@
 
 `velocity(x_t, t)` is the field; times are scalars or [B]; `key` feeds steps that draw and is
 ignored by those that do not: one key, one key an item [B] (so that an item's noise is its own,
-wherever it stands), or the noise itself. For an affine Gaussian field the two differ in law: Euler gives a
-state of standard deviation t + (1 - t) std, re-noising one of sqrt(t^2 + (1 - t)^2 std^2), which
-is why a few-step student must train on states of the rule it ships with.
+wherever it stands), or the noise itself.
+
+For an affine Gaussian field the two differ in law: Euler gives a state of standard deviation
+t + (1 - t) std, re-noising one of sqrt(t^2 + (1 - t)^2 std^2), which is why a few-step student must
+train on states of the rule it ships with.
 """
 
 from collections.abc import Callable

@@ -21,7 +21,7 @@ def _field(mean, std):
     return lambda x, t: gaussian.velocity(x, t, mean, std)
 
 
-# --- the direction ---------------------------------------------------------------------------------
+# --- the direction ---
 
 
 def test_the_direction_is_the_difference_of_data_estimates(x64):
@@ -94,7 +94,7 @@ def test_descent_moves_the_student_towards_the_teacher(x64):
         assert (-direction > 0).all()  # subtracting the direction raises the student's mean
 
 
-# --- where the mean comes to rest --------------------------------------------------------------
+# --- where the mean comes to rest ---
 
 _CONDITIONAL, _UNCONDITIONAL, _SCALE, _STD = 1.0, -0.5, 4.0, 1.3**0.5
 
@@ -124,7 +124,10 @@ def test_decoupled_levels_move_the_fixed_point_of_the_mean_as_computed(
     x64, guidance_range, expected
 ):
     taus_matching, taus_guidance = _midpoints(0, 1), _midpoints(*guidance_range)
-    weight = lambda taus: jnp.mean(taus**2 / gaussian.noised_variance(taus, _STD))
+
+    def weight(taus):
+        return jnp.mean(taus**2 / gaussian.noised_variance(taus, _STD))
+
     ratio = weight(taus_guidance) / weight(taus_matching)
     b = _CONDITIONAL + (_SCALE - 1) * ratio * (_CONDITIONAL - _UNCONDITIONAL)
     np.testing.assert_allclose(b, expected, atol=5e-4)  # quoted to three digits
@@ -143,12 +146,15 @@ def test_guidance_alone_drifts_by_the_same_amount_every_update(x64):
     np.testing.assert_allclose(np.diff(np.array(means)), slope, rtol=1e-12)
 
 
-# --- how it enters autodiff --------------------------------------------------------------------
+# --- how it enters autodiff ---
 
 
 def test_the_surrogate_has_the_given_gradient_and_no_other(x64):
     x, gradient = jax.random.normal(jax.random.key(0), (2, 3, 5, 4), jnp.float64)
-    loss = lambda x, g: jnp.mean(distill.surrogate_loss(x, g))
+
+    def loss(x, g):
+        return jnp.mean(distill.surrogate_loss(x, g))
+
     to_x, to_gradient = jax.grad(loss, argnums=(0, 1))(x, gradient)
     np.testing.assert_allclose(to_x, gradient / gradient.size, atol=1e-15)
     np.testing.assert_array_equal(to_gradient, 0.0)
@@ -193,7 +199,7 @@ def test_the_normalised_gradient_is_blind_to_the_scale_of_the_latents(x64):
     np.testing.assert_allclose(normalised(1.0), normalised(37.0), rtol=1e-12)
 
 
-# --- which states the student trains on -----------------------------------------------------------
+# --- which states the student trains on ---
 
 
 def _final_std(student_std, step, shift, sigma=1.0, posterior=False):
@@ -273,7 +279,10 @@ def _train_table(shifts, sigma):
             start = jnp.maximum(_teacher_scale(t, sigma), 0.1)
             scale = _distilled_scale(state_std, start, sigma)
             table[round(float(t), 9)] = scale
-            velocity = lambda x, t, scale=scale: flow.velocity_from_data(x, scale * x, t)
+
+            def velocity(x, t, scale=scale):
+                return flow.velocity_from_data(x, scale * x, t)
+
             state_std = solvers.euler(velocity, state_std, t, t_next)
     return table
 
@@ -302,7 +311,7 @@ def test_a_student_of_one_grid_fails_on_others_and_a_joint_one_does_not(x64, tra
         np.testing.assert_allclose(x / sigma, ratio, atol=1e-3)
 
 
-# --- adversarial terms ------------------------------------------------------------------------------
+# --- adversarial terms ---
 
 
 def test_the_optimal_discriminator_points_along_the_difference_of_scores(x64):
@@ -313,13 +322,15 @@ def test_the_optimal_discriminator_points_along_the_difference_of_scores(x64):
         variance = gaussian.noised_variance(tau, std)
         return -0.5 * (x - (1 - tau) * mean) ** 2 / variance - 0.5 * jnp.log(variance)
 
-    logit = lambda x: log_density(x, *real) - log_density(x, *fake)
+    def logit(x):
+        return log_density(x, *real) - log_density(x, *fake)
 
     # The expected loss is an integral over x of p_R (real part) + p_F (fake part): there it rests.
-    total = lambda real, fake: jnp.sum(distill.nonsaturating_discriminator(real, fake))
-    to_real, to_fake = jax.grad(total, (0, 1))(logit(x)[:, None], logit(x)[:, None])
-    slope = jnp.exp(log_density(x, *real)) * to_real[:, 0]
-    slope += jnp.exp(log_density(x, *fake)) * to_fake[:, 0]
+    def total(real, fake):
+        return jnp.sum(distill.nonsaturating_discriminator(real, fake))
+
+    to_real, to_fake = jax.grad(total, (0, 1))(logit(x), logit(x))
+    slope = jnp.exp(log_density(x, *real)) * to_real + jnp.exp(log_density(x, *fake)) * to_fake
     np.testing.assert_allclose(slope, 0.0, atol=1e-12)
     scores = [flow.score_from_velocity(x, _field(*law)(x, tau), tau) for law in (real, fake)]
     np.testing.assert_allclose(jax.vmap(jax.grad(logit))(x), scores[0] - scores[1], atol=1e-6)
@@ -329,9 +340,10 @@ def test_the_optimal_discriminator_points_along_the_difference_of_scores(x64):
 def test_discriminators_separate_and_generators_close_in(name):
     discriminator, generator = distill.GAN_LOSSES[name]
     real, fake = jnp.array([[0.2, -0.3]]), jnp.array([[0.4, 0.1]])
-    to_real, to_fake = jax.grad(lambda r, f: discriminator(r, f)[0], (0, 1))(real, fake)
-    assert (to_real < 0).all() and (to_fake > 0).all()  # descent lifts real, lowers fake
-    to_fake = jax.grad(lambda f: generator(real, f)[0])(fake)
+    to_real, to_fake = jax.grad(lambda r, f: discriminator(r, f).sum(), (0, 1))(real, fake)
+    assert (to_real < 0).all()
+    assert (to_fake > 0).all()
+    to_fake = jax.grad(lambda f: generator(real, f).sum())(fake)
     assert (to_fake < 0).all()
 
 
@@ -351,20 +363,20 @@ def test_relativistic_losses_see_differences_only():
 
 def test_the_contrastive_term_prefers_the_right_condition():
     right, wrong = jnp.array([[2.0]]), jnp.array([[-1.0]])
-    assert distill.contrastive_loss(right, wrong) < distill.contrastive_loss(wrong, right)
+    assert distill.contrastive(right, wrong) < distill.contrastive(wrong, right)
 
 
 def test_approximate_r1_of_a_linear_discriminator_is_the_squared_slope(x64):
     slope, sigma = jax.random.normal(jax.random.key(0), (6,), jnp.float64) / 3, 0.05
     noise = jax.random.normal(jax.random.key(1), (4_000_000, 6), jnp.float64)
-    penalty = distill.approximate_r1(jnp.zeros((4_000_000, 1)), (sigma * noise @ slope)[:, None])
+    penalty = distill.approximate_r1(jnp.zeros(4_000_000), sigma * noise @ slope)
     ratio = jnp.mean(penalty) / sigma**2 / jnp.sum(slope**2)
     # The squared normal has relative standard deviation sqrt(2): 7e-4 over 4 million draws; the
     # slope is about 1/2, so this is the 2e-4 of the penalty per unit sigma^2.
     np.testing.assert_allclose(ratio, 1.0, atol=1e-3)
 
 
-# --- laws ---------------------------------------------------------------------------------------
+# --- laws ---
 
 
 def test_joint_shifts_are_one_two_three_in_equal_parts():
@@ -377,7 +389,9 @@ def test_joint_shifts_are_one_two_three_in_equal_parts():
 def test_fixed_and_continuous_shifts():
     assert (distill.draw_shift(jax.random.key(0), (8,), "3") == 3.0).all()
     continuous = distill.draw_shift(jax.random.key(0), (10_000,), "continuous")
-    assert continuous.min() >= 1 and continuous.max() <= 5 and 2.9 < continuous.mean() < 3.1
+    assert continuous.min() >= 1
+    assert continuous.max() <= 5
+    assert 2.9 < continuous.mean() < 3.1
     with pytest.raises(ValueError, match="unknown shift law '4'"):
         distill.draw_shift(jax.random.key(0), (8,), "4")
 
@@ -405,14 +419,16 @@ def test_levels_stay_below_the_students_step_and_above_the_floor():
     levels = jax.vmap(lambda key: distill.draw_level(key, (4,), 0.02, high))(
         jax.random.split(jax.random.key(0), 1000)
     )
-    assert (levels >= 0.02).all() and (levels <= jnp.maximum(0.02, high)[None]).all()
+    assert (levels >= 0.02).all()
+    assert (levels <= jnp.maximum(0.02, high)[None]).all()
     np.testing.assert_allclose(levels.mean(0), [0.0725, 0.26, 0.51, 0.02], atol=0.03)
 
 
 def test_log_snr_levels_are_uniform_in_log_snr():
     t = np.asarray(distill.draw_log_snr_level(jax.random.key(0), (100_000,)))
     log_snr = 2 * np.log((1 - t) / t)
-    assert log_snr.min() > -6.001 and log_snr.max() < 2.001
+    assert log_snr.min() > -6.001
+    assert log_snr.max() < 2.001
     assert abs(log_snr.mean() + 2.0) < 0.03
 
 

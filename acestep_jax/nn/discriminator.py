@@ -1,0 +1,186 @@
+"""Discriminators of latents: is a noised song real, and does it fit its prompt?
+
+Both see latents re-noised to a level t, so that real and generated laws overlap, and give one logit
+a segment of time. `LatentDiscriminator` (D1) is a ConvNeXt over time on the latents themselves;
+`FeatureDiscriminator` (D2) puts such heads on hidden states of a DiT. The condition enters by
+projection (Miyato & Koyama 2018, arXiv:1802.05637): logit = w h + h . P(pooled condition).
+
+The block is ConvNeXt's (Liu et al. 2022, arXiv:2201.03545) in one dimension, without batch norm:
+depthwise convolution of width 7, layer norm, 4x MLP with GELU, layer scale, residual. Padded frames
+are zeroed before every convolution, so an item padded to its bucket keeps its logits.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from acestep_jax.typing import Array
+
+_FREQUENCIES = 64
+
+
+def time_features(t: Array) -> Array:
+    """Embeds times [B] as cosines and sines of t 1000 / 10000^(k / 64): [B, 128]."""
+    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(_FREQUENCIES) / _FREQUENCIES)
+    angles = 1000.0 * t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def pool_condition(condition: Array, condition_mask: Array | None = None) -> Array:
+    """Averages condition tokens [B, L, D] over the valid ones: [B, D], float32."""
+    condition = condition.astype(jnp.float32)
+    if condition_mask is None:
+        return jnp.mean(condition, axis=1)
+    weights = condition_mask.astype(jnp.float32)[..., None]
+    return jnp.sum(weights * condition, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
+
+
+def halve_mask(mask: Array) -> Array:
+    """Halves a frame mask [B, T] -> [B, ceil(T / 2)]: a pair counts if either frame does."""
+    mask = jnp.pad(mask, ((0, 0), (0, mask.shape[1] % 2)))
+    return jnp.max(mask.reshape(mask.shape[0], -1, 2), axis=-1)
+
+
+class ConvNeXtBlock(nn.Module):
+    """x + scale MLP(norm(depthwise(x + time))): [B, T, D] -> [B, T, D].
+
+    Attributes:
+      layer_scale: initial size of the residual branch; 1e-6 in the paper, for its depth.
+    """
+
+    layer_scale: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, mask: Array) -> Array:
+        """Applies the block; `time` [B, E] features, `mask` [B, T] of ones on real frames."""
+        width = x.shape[-1]
+        h = (x + nn.Dense(width, name="time_proj")(time)[:, None]) * mask[..., None]
+        h = nn.Conv(width, (7,), feature_group_count=width, name="depthwise")(h)
+        h = nn.LayerNorm(epsilon=1e-6, name="norm")(h)
+        h = nn.Dense(width, name="fc2")(nn.gelu(nn.Dense(4 * width, name="fc1")(h)))
+        scale = self.param("scale", nn.initializers.constant(self.layer_scale), (width,))
+        return x + scale[None, None] * h
+
+
+class ProjectionHead(nn.Module):
+    """Gives a logit a segment: w h + h . P(condition) / sqrt(D), [B, S, D] -> [B, S]."""
+
+    @nn.compact
+    def __call__(self, h: Array, pooled: Array) -> Array:
+        """Applies the head; `pooled` is [B, Dc]."""
+        width = h.shape[-1]
+        h = nn.LayerNorm(epsilon=1e-6, name="norm")(h)
+        fit = jnp.einsum("BSD,BD->BS", h, nn.Dense(width, name="condition_proj")(pooled))
+        return nn.Dense(1, name="logit")(h)[..., 0] + fit / jnp.sqrt(float(width))
+
+
+class LatentDiscriminator(nn.Module):
+    """D1: a ConvNeXt over noised latents.
+
+    Attributes:
+      widths: channels of each stage; time is halved between stages.
+      blocks: ConvNeXt blocks a stage.
+      layer_scale: initial size of residual branches.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 384)
+    blocks: int = 3
+    layer_scale: float = 1e-6
+
+    @nn.compact
+    def __call__(
+        self,
+        x_t: Array,
+        t: Array,
+        condition: Array,
+        condition_mask: Array | None = None,
+        frame_mask: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Judges noised latents.
+
+        Args:
+          x_t: [B, T, C] at level t.
+          t: [B].
+          condition: [B, L, D] condition tokens.
+          condition_mask: [B, L].
+          frame_mask: [B, T], 1 on real frames; None for all.
+
+        Returns:
+          Logits [B, S], S = T / 2^(stages - 1) rounded up, and the mask [B, S] of segments that
+          hold a real frame.
+        """
+        x = x_t.astype(jnp.float32)
+        mask = jnp.ones(x.shape[:2]) if frame_mask is None else frame_mask.astype(jnp.float32)
+        time = _time_trunk(t)
+        x = nn.Dense(self.widths[0], name="stem")(x)
+        for stage, width in enumerate(self.widths):
+            if stage > 0:
+                x, mask = _downsample(x * mask[..., None], mask, width, f"downsample_{stage}")
+            for block in range(self.blocks):
+                name = f"stage_{stage}_block_{block}"
+                x = ConvNeXtBlock(self.layer_scale, name=name)(x, time, mask)
+        pooled = pool_condition(condition, condition_mask)
+        return ProjectionHead(name="head")(x, pooled), mask
+
+
+class FeatureDiscriminator(nn.Module):
+    """D2: heads on hidden states of a DiT that read the same noised latents.
+
+    Attributes:
+      width: channels of each head.
+      blocks: ConvNeXt blocks a head.
+      layer_scale: initial size of residual branches.
+    """
+
+    width: int = 256
+    blocks: int = 2
+    layer_scale: float = 1e-6
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden: dict[int, Array],
+        t: Array,
+        condition: Array,
+        condition_mask: Array | None = None,
+        frame_mask: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Judges by features.
+
+        Args:
+          hidden: {layer: [B, P, H]} hidden states at the tapped layers.
+          t: [B], the level the DiT was run at.
+          condition: [B, L, D] condition tokens.
+          condition_mask: [B, L].
+          frame_mask: [B, T = 2P], 1 on real frames; None for all.
+
+        Returns:
+          Logits [B, S], one for every two patches of every tapped layer, and their mask.
+        """
+        time = _time_trunk(t)
+        pooled = pool_condition(condition, condition_mask)
+        logits, masks = [], []
+        for layer in sorted(hidden):
+            x = nn.Dense(self.width, name=f"stem_{layer}")(hidden[layer].astype(jnp.float32))
+            mask = jnp.ones(x.shape[:2])
+            if frame_mask is not None:
+                mask = halve_mask(frame_mask.astype(jnp.float32))
+            for block in range(self.blocks):
+                name = f"layer_{layer}_block_{block}"
+                x = ConvNeXtBlock(self.layer_scale, name=name)(x, time, mask)
+            x, mask = _downsample(x * mask[..., None], mask, self.width, f"group_{layer}")
+            logits.append(ProjectionHead(name=f"head_{layer}")(x, pooled))
+            masks.append(mask)
+        return jnp.concatenate(logits, axis=1), jnp.concatenate(masks, axis=1)
+
+
+def _time_trunk(t: Array) -> Array:
+    """Turns times into the features every block reads; inside a compact module."""
+    return jax.nn.silu(nn.Dense(2 * _FREQUENCIES, name="time_embed")(time_features(t)))
+
+
+def _downsample(x: Array, mask: Array, width: int, name: str) -> tuple[Array, Array]:
+    """Halves time with a strided convolution; inside a compact module."""
+    padding = [(0, x.shape[1] % 2)]
+    x = nn.Conv(width, (2,), strides=(2,), padding=padding, name=name)(x)
+    return x, halve_mask(mask)
