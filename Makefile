@@ -1,0 +1,67 @@
+# Everything here does its own set-up: Python 3.11 or newer with venv and pip, make and gcc are enough.
+#   make demo        distil the nano teacher into an 8-step student, and report (15 minutes, two cores)
+#   make test        the tests that need no PyTorch          make lint       ruff and ty
+#   make test-torch  the tests that run PyTorch itself       make data       fetch and build the shards
+#   make nano        train the nano family again, from data to student
+# DEVICE=cuda or DEVICE=tpu installs JAX for that device. PYTHON names the interpreter to start from.
+
+PYTHON ?= python3
+DEVICE ?= cpu
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PACKAGE = .[$(1)$(if $(filter-out cpu,$(DEVICE)),$(comma)$(DEVICE))]
+comma := ,
+
+.PHONY: demo test test-torch lint format data nano constraints clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed-demo
+	$(RUN) -m train.distill --config configs/nano/distill.py --workdir runs/demo $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-torch: .venv-torch/.installed
+	.venv-torch/bin/python -m pytest -m torch $(ARGS)
+
+# One environment, extended by stamps: each says which extras are in.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing acestep-jax[$*] into $(VENV), about a minute ..."
+	@$(RUN) $(INSTALL) --editable "$(call PACKAGE,$*)"
+	@touch $@
+
+# PyTorch stays out of .venv: a second environment sees the first and adds to it.
+.venv-torch/.installed: $(VENV)/.installed-test
+	$(PYTHON) -m venv .venv-torch
+	@echo "import site; site.addsitedir('$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$(.venv-torch/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/acestep_jax_base.pth
+	@echo "Installing PyTorch into .venv-torch ..."
+	@.venv-torch/bin/python $(INSTALL) torch==2.13.0 diffusers==0.42.1
+	@touch $@
+
+# The versions that were tested together, for every Python at once, without PyTorch's own pins.
+constraints: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --universal --no-header --no-annotate --quiet \
+	  $(foreach extra,data audio train quant export dev torch,--extra $(extra)) \
+	  $(foreach name,torch triton,--no-emit-package $(name)) --output-file constraints.txt
+	sed -i '/^nvidia-/d' constraints.txt
+
+clean:
+	rm -rf $(VENV) .venv-torch *.egg-info .pytest_cache .ruff_cache
