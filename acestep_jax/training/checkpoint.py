@@ -1,10 +1,10 @@
 """Checkpoints: the only file that touches Orbax.
 
-A checkpoint is a folder `<workdir>/checkpoints/<steps done>` with the items `params` (parameters and
-averages), `optimizer` (optimizer states, step, key, extra) and `meta` (configuration, state of the data
-iterator). It is written aside, in the background; its last file lists the checksum of every other
-one, and then one rename makes it a checkpoint. A kill or a full disk before the rename leaves the
-earlier checkpoints as they were; damage after it is found when the checksums are verified.
+A checkpoint is a folder `<workdir>/checkpoints/<steps done>` with the items `params` (parameters
+and averages), `optimizer` (optimizer states, step, key, extra) and `meta` (configuration, position
+in the data). It is written aside, in the background; its last file lists the checksum of every
+other one, and then one rename makes it a checkpoint. A kill or a full disk before the rename leaves
+the earlier checkpoints as they were; damage after it is found when the checksums are verified.
 """
 
 import concurrent.futures
@@ -56,7 +56,7 @@ class Checkpoints:
         keep: int = 2,
         keep_period: int = 0,
         before_save: Callable[[], None] = lambda: None,
-    ):
+    ) -> None:
         """Opens `<workdir>/checkpoints`.
 
         Args:
@@ -91,7 +91,8 @@ class Checkpoints:
     def save(self, state: TrainState, batches: Batches | None = None) -> None:
         """Starts saving; returns when the state is copied and may be donated.
 
-        An earlier save that still runs is waited for. Nothing happens if this step is saved already.
+        An earlier save that still runs is waited for. A step that is saved already is left as it
+        is.
 
         Raises:
           CheckpointError: if this save cannot start or the earlier one failed.
@@ -113,21 +114,21 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:
-            self._give_up(error)
+            raise self._failure(error) from error
 
     def check(self) -> None:
         """Raises CheckpointError if the save in the background has failed."""
         try:
             self._manager.check_for_errors()
         except Exception as error:
-            self._give_up(error)
+            raise self._failure(error) from error
 
     def wait(self) -> None:
         """Waits until the save in the background is done, and raises if it failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._give_up(error)
+            raise self._failure(error) from error
         self.check()
 
     def close(self) -> None:
@@ -151,16 +152,16 @@ class Checkpoints:
             content = json.dumps(_checksums(folder), indent=1)
             (folder / CHECKSUMS).write_text(content)
 
-    def _give_up(self, error: Exception) -> None:
+    def _failure(self, error: Exception) -> CheckpointError:
         """Removes what a failed save left, which frees the disk, and says where the run stands."""
         for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(folder, ignore_errors=True)
         good = self.last_good()
         where = "there is no earlier checkpoint" if good is None else f"step {good} is still whole"
-        raise CheckpointError(
+        return CheckpointError(
             f"saving step {self._saving} in {self.folder} failed; {where}. "
             f"Free the disk and run the same command again to resume. Cause: {error}"
-        ) from error
+        )
 
     # Restoring
 
@@ -234,7 +235,7 @@ class Checkpoints:
             )
         if damaged:
             raise CheckpointError(
-                f"every checkpoint in {self.folder} is damaged (steps {damaged}, now in damaged-*); "
+                f"every checkpoint in {self.folder} is damaged (steps {damaged}, now damaged-*); "
                 "use --resume fresh to start again."
             )
         return None
@@ -280,7 +281,8 @@ def load_params(
         raise CheckpointError(f"checkpoint {step} in {folder} is damaged: {problem}.")
     handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
     item = folder / str(step) / "params"
-    tree = handler.metadata(item).item_metadata.tree
+    described: Any = handler.metadata(item).item_metadata
+    tree = described.tree
     groups = {group: networks for group, networks in tree.items() if networks}
     group = "average" if average and network in groups.get("average", {}) else "params"
     if network not in groups[group]:
@@ -401,6 +403,6 @@ def _own_state(states: list[str] | None, step: int) -> Any:
     if len(set(states)) == 1:
         return json.loads(states[0])
     raise CheckpointError(
-        f"checkpoint {step} was saved by {len(states)} processes, each at its own place in the data; "
-        f"there are {jax.process_count()} now."
+        f"checkpoint {step} was saved by {len(states)} processes, each at its own place in the "
+        f"data; there are {jax.process_count()} now."
     )

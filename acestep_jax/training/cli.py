@@ -49,8 +49,8 @@ def define_flags() -> None:
         "resume",
         "same",
         ["same", "changed", "fresh"],
-        "With checkpoints in the workdir: resume if the configuration is the same, resume though it "
-        "changed, or set the old run aside and start afresh.",
+        "With a run in the workdir: resume it if the configuration is the same, resume it though "
+        "that changed, or set it aside and start afresh.",
     )
 
 
@@ -297,8 +297,8 @@ def prepare_workdir(config: Any, resume: str = "same") -> pathlib.Path:
     Args:
       config: the resolved configuration, `workdir` included.
       resume: what to do with an earlier run in the folder: "same" resumes it if its configuration
-        is the same up to `config.FREE_FIELDS`; "changed" resumes it in any case; "fresh" renames the
-        folder and starts anew.
+        is the same up to `config.FREE_FIELDS`; "changed" resumes it in any case; "fresh" renames
+        the folder and starts anew.
 
     Raises:
       ConfigError: if the folder holds a run with another configuration; it names the fields.

@@ -1,7 +1,7 @@
 """What a run is: one frozen dataclass a method, and the parts that methods share.
 
 A config file is a function `get_config(quick=False)` that returns one of these. The comment beside
-a field is its help text on the command line, where any field is set with `--set student.peak_lr=1e-5`
+a field is its help text on the command line, where `--set student.peak_lr=1e-5` sets any of them
 (`cli.py`). Values are checked when the dataclass is built, before anything is compiled.
 """
 

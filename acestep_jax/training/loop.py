@@ -33,7 +33,7 @@ class Interrupted(SystemExit):
 class Loop:
     """The surroundings of one run; a context manager."""
 
-    def __init__(self, config: config_lib.Run, *, examples_per_step: int | None = None):
+    def __init__(self, config: config_lib.Run, *, examples_per_step: int | None = None) -> None:
         """Prepares the run's folder.
 
         Args:

@@ -1,9 +1,9 @@
 """Devices in a mesh of four axes, and the rules that place parameters on it.
 
-`data` copies the model, `fsdp` shards parameters and optimizer state, both share the batch; `tensor`
-shards heads and MLP channels; `sequence` shards latent frames. Axes are Auto: XLA finds the
-collectives from the placement of parameters and batch. Rules are (path pattern, axes of the trailing
-dimensions); leading dimensions (the scan over layers) are never sharded.
+`data` copies the model, `fsdp` shards parameters and optimizer state, both share the batch;
+`tensor` shards heads and MLP channels; `sequence` shards latent frames. Axes are Auto: XLA finds
+the collectives from the placement of parameters and batch. Rules are (path pattern, axes of the
+trailing dimensions); leading dimensions (the scan over layers) are never sharded.
 """
 
 import dataclasses
@@ -62,8 +62,8 @@ def make_mesh(
 
     Args:
       config: sizes of the axes; -1 takes what is left.
-      devices: all of them by default. More than the configuration asks for leaves the last ones idle,
-        in a single process only.
+      devices: all of them by default. A single process may have more than the configuration asks
+        for; the last ones stay idle.
 
     Raises:
       ValueError: if there are too few devices, or they cannot be divided.
@@ -206,8 +206,8 @@ def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
         size = leaf.shape[0] * jax.process_count()
         if size % shares:
             raise ValueError(
-                f"a batch of {size} cannot be shared by {shares} devices (data x fsdp of the mesh); "
-                f"use a multiple of {shares}."
+                f"a batch of {size} cannot be shared by {shares} devices (data x fsdp of the "
+                f"mesh); use a multiple of {shares}."
             )
         return jax.make_array_from_process_local_data(batch_sharding(mesh), np.asarray(leaf))
 

@@ -39,7 +39,7 @@ class Metrics:
         examples_per_step: int = 0,
         last_good: Callable[[], int | None] = lambda: None,
         stream: TextIO | None = None,
-    ):
+    ) -> None:
         """Opens `metrics.jsonl` and `tensorboard/` in the run's folder.
 
         Args:
@@ -159,8 +159,8 @@ class Metrics:
         else:
             advice = f"the last good checkpoint is that of step {good}"
         raise NonFiniteLoss(
-            f"step {step}: {', '.join(broken)}; {advice}. Lower the learning rate or the gradient's "
-            "clip_norm, or look at the batch of this step."
+            f"step {step}: {', '.join(broken)}; {advice}. Lower the learning rate or clip_norm, "
+            "or look at the batch of this step."
         )
 
     def _line(self, step: int, now: float) -> None:

@@ -1,8 +1,8 @@
 """From gradients to new parameters: schedules, clipping, groups by parameter path, averages.
 
 A parameter's path (`dit/layers/pairs/full/self_attn/q_proj/kernel`) decides how it is treated:
-`Optimizer.frozen` first, then `Optimizer.groups`; a parameter that no pattern covers is an error, and
-so is a frozen pattern that covers nothing.
+`Optimizer.frozen` first, then `Optimizer.groups`; a parameter that no pattern covers is an error,
+and so is a frozen pattern that covers nothing.
 """
 
 import re
