@@ -1,0 +1,154 @@
+"""The small parts every network here is made of.
+
+Parameters are float32; `dtype` is what products are computed in. Norms, the time embedding and
+every modulation are float32 inside and return the dtype of the stream they act on.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from acestep_jax.typing import Array
+
+# Standard deviation 1/sqrt(inputs): at the release's width of 2,048 its initializer_range of 0.02.
+_kernel_init = nn.initializers.lecun_normal()
+
+TIME_FEATURES = 256  # sines and cosines of the time; fixed in the release
+TIME_SCALE = 1000.0  # flow times in [0, 1] meet the embedding as 0 .. 1000
+MODULATIONS = 6  # shift, scale, gate of self-attention; the same of the MLP
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quirks:
+    """Roundings of the release run in bfloat16, reproduced on request. All off: exact mathematics.
+
+    Attributes:
+      bfloat16_times: round t, and then 1000 t, to bfloat16 (multiples of 4 above 512).
+      bfloat16_frequencies: round the rotary frequencies, which the release casts with its weights.
+      bfloat16_codebook: build FSQ's constants in bfloat16, which makes the levels asymmetric.
+    """
+
+    bfloat16_times: bool = False
+    bfloat16_frequencies: bool = False
+    bfloat16_codebook: bool = False
+
+
+class Linear(nn.Module):
+    """Computes x W + b with a float32 kernel [in, out], cast to `dtype` on use.
+
+    Where the variables hold a collection `lora` with `a` [in, r] and `b` [r, out] at this path, the
+    adapter's `scale · (x a) b` is added; `scale` is a third entry, 1 where it is absent.
+    """
+
+    features: int
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
+        x = x.astype(self.dtype)
+        y = jnp.einsum("...D,DF->...F", x, kernel.astype(self.dtype))
+        if self.has_variable("lora", "a"):
+            y = y + self._adapter(x)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+    def _adapter(self, x: Array) -> Array:
+        low = x @ self.get_variable("lora", "a").astype(self.dtype)
+        delta = low @ self.get_variable("lora", "b").astype(self.dtype)
+        if not self.has_variable("lora", "scale"):
+            return delta
+        scale = jax.lax.stop_gradient(self.get_variable("lora", "scale"))  # alpha / r, no weight
+        return scale.astype(self.dtype) * delta
+
+
+class RMSNorm(nn.Module):
+    """Computes weight · x / sqrt(mean(x²) + eps) over the last axis.
+
+    Normalised in float32, cast to the dtype of `x`, then scaled: the order of Qwen3.
+    """
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype) * weight.astype(x.dtype)
+
+
+class GatedMLP(nn.Module):
+    """Computes down(silu(gate(x)) · up(x)), without biases. Shazeer 2020, arXiv:2002.05202."""
+
+    width: int
+    mlp_width: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.gate_proj = Linear(self.mlp_width, dtype=self.dtype)
+        self.up_proj = Linear(self.mlp_width, dtype=self.dtype)
+        self.down_proj = Linear(self.width, dtype=self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def time_features(t: Array, *, bfloat16: bool = False) -> Array:
+    """Computes cos and sin of 1000 t · 10000^(-k/128), float32 [..., 256], cosines first.
+
+    Args:
+      t: flow times [...].
+      bfloat16: round t and 1000 t to bfloat16 first (`Quirks.bfloat16_times`).
+    """
+    half = TIME_FEATURES // 2
+    frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    t = t.astype(jnp.float32)
+    if bfloat16:
+        t = _through_bfloat16(_through_bfloat16(t) * TIME_SCALE)
+    else:
+        t = t * TIME_SCALE
+    angles = t[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def _through_bfloat16(x: Array) -> Array:
+    # a pair of casts could be dropped by the compiler; this operation may not
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds a flow time, in float32.
+
+    Returns the embedding [B, D], which the output head uses, and its projection [B, 6, D], which
+    modulates every layer.
+    """
+
+    width: int
+    bfloat16: bool = False
+
+    def setup(self) -> None:
+        self.linear_1 = Linear(self.width, use_bias=True)
+        self.linear_2 = Linear(self.width, use_bias=True)
+        self.time_proj = Linear(MODULATIONS * self.width, use_bias=True)
+
+    def __call__(self, t: Array) -> tuple[Array, Array]:
+        hidden = nn.silu(self.linear_1(time_features(t, bfloat16=self.bfloat16)))
+        embedding = self.linear_2(hidden)
+        projection = self.time_proj(nn.silu(embedding))
+        return embedding, projection.reshape(*t.shape, MODULATIONS, self.width)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+    """Computes x (1 + scale) + shift in float32 and returns the dtype of `x`."""
+    return (x * (1 + scale) + shift).astype(x.dtype)
+
+
+def table_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """Draws a modulation table or token: normal with deviation 1/sqrt(width), as the release."""
+    return jax.random.normal(key, shape, dtype) / math.sqrt(shape[-1])
