@@ -1,0 +1,22 @@
+"""Released checkpoints to parameter trees and back: loading, export, and the table of names."""
+
+from acestep_jax.weights.checkpoint import LAYOUTS, Model, Network, Source
+from acestep_jax.weights.hub import resolve
+from acestep_jax.weights.load import load_model, load_qwen3, load_vae
+from acestep_jax.weights.save import save_model, save_qwen3, save_vae
+from acestep_jax.weights.tensorfile import CheckpointError
+
+__all__ = [
+    "LAYOUTS",
+    "CheckpointError",
+    "Model",
+    "Network",
+    "Source",
+    "load_model",
+    "load_qwen3",
+    "load_vae",
+    "resolve",
+    "save_model",
+    "save_qwen3",
+    "save_vae",
+]
