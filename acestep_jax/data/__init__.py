@@ -1,0 +1,1 @@
+"""From songs to batches: our own rendered songs, licensed recordings, shards, and the loader."""
