@@ -113,9 +113,7 @@ class TransformerLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(self.eps)
         self.mlp = GatedMLP(self.sizes.width, self.sizes.mlp_width, self.dtype)
 
-    def project(
-        self, hidden: Array, rotation: rope.Rotation | None
-    ) -> tuple[Array, KeyValue]:
+    def project(self, hidden: Array, rotation: rope.Rotation | None) -> tuple[Array, KeyValue]:
         """Gives this layer's queries, keys and values for `hidden` [B, T, D]."""
         normed = self.input_layernorm(hidden)
         return (

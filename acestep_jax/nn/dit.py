@@ -28,6 +28,7 @@ from acestep_jax.nn.layers import (
     Quirks,
     RMSNorm,
     TimeEmbedding,
+    along_last,
     modulate,
     table_init,
 )
@@ -85,7 +86,8 @@ class PatchEmbed(nn.Module):
         x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % self.patch_size), (0, 0)))
         patches = x.reshape(x.shape[0], -1, self.patch_size * x.shape[-1]).astype(self.dtype)
         flat = kernel.reshape(-1, self.width).astype(self.dtype)
-        return jnp.einsum("BPC,CD->BPD", patches, flat) + bias.astype(self.dtype)
+        hidden = jnp.einsum("BPC,CD->BPD", patches, flat)
+        return hidden + along_last(bias.astype(self.dtype), hidden)
 
 
 class PatchHead(nn.Module):
@@ -102,7 +104,8 @@ class PatchHead(nn.Module):
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         frames = jnp.einsum("BPD,JDC->BPJC", hidden.astype(self.dtype), kernel.astype(self.dtype))
-        return frames.reshape(hidden.shape[0], -1, self.channels) + bias.astype(self.dtype)
+        frames = frames.reshape(hidden.shape[0], -1, self.channels)
+        return frames + along_last(bias.astype(self.dtype), frames)
 
 
 class DiTLayer(nn.Module):

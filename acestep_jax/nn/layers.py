@@ -36,6 +36,11 @@ class Quirks:
     bfloat16_codebook: bool = False
 
 
+def along_last(vector: Array, like: Array) -> Array:
+    """Gives a vector [C] the rank of `like` [..., C], to broadcast knowingly."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
 class Linear(nn.Module):
     """Computes x W + b with a float32 kernel [in, out], cast to `dtype` on use.
 
@@ -55,7 +60,8 @@ class Linear(nn.Module):
         if self.has_variable("lora", "a"):
             y = y + self._adapter(x)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + along_last(bias.astype(self.dtype), y)
         return y
 
     def _adapter(self, x: Array) -> Array:
@@ -80,7 +86,8 @@ class RMSNorm(nn.Module):
         weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
         wide = x.astype(jnp.float32)
         variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
-        return (wide * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype) * weight.astype(x.dtype)
+        normed = (wide * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype)
+        return normed * along_last(weight.astype(x.dtype), x)
 
 
 class GatedMLP(nn.Module):
@@ -113,7 +120,7 @@ def time_features(t: Array, *, bfloat16: bool = False) -> Array:
         t = _through_bfloat16(_through_bfloat16(t) * TIME_SCALE)
     else:
         t = t * TIME_SCALE
-    angles = t[..., None] * frequencies
+    angles = jnp.einsum("...,F->...F", t, frequencies)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

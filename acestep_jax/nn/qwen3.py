@@ -46,9 +46,7 @@ class Cache:
         return self.k.shape[2]
 
 
-def init_cache(
-    config: Qwen3Config, batch: int, size: int, dtype: jnp.dtype = jnp.float32
-) -> Cache:
+def init_cache(config: Qwen3Config, batch: int, size: int, dtype: jnp.dtype = jnp.float32) -> Cache:
     """Makes an empty cache.
 
     Args:

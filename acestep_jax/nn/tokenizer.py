@@ -123,9 +123,7 @@ class AudioTokenizer(nn.Module):
         """
         return self.quantizer(self.pool(latents, silence_latent, frame_mask))
 
-    def pool(
-        self, latents: Array, silence_latent: Array, frame_mask: Array | None = None
-    ) -> Array:
+    def pool(self, latents: Array, silence_latent: Array, frame_mask: Array | None = None) -> Array:
         """Summarises each window before quantisation, [B, Q, He]."""
         window = self.config.pool_window_size
         batch, length, channels = latents.shape

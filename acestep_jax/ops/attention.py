@@ -125,9 +125,7 @@ def _check(q: Array, k: Array, window: int | None, implementation: str) -> None:
         )
 
 
-def _choose(
-    name: str, q: Array, k: Array, window: int | None, causal: bool, plain: bool
-) -> str:
+def _choose(name: str, q: Array, k: Array, window: int | None, causal: bool, plain: bool) -> str:
     """Resolves `auto` and `portable` by attached device, shapes and dtype."""
     if name == "auto":
         backend = jax.default_backend()
@@ -157,9 +155,7 @@ def _logits(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
     """
     batch, length, heads, width = q.shape
     grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], width)
-    logits = jnp.einsum(
-        "BTKGH,BSKH->BKTGS", grouped * scale, k, preferred_element_type=jnp.float32
-    )
+    logits = jnp.einsum("BTKGH,BSKH->BKTGS", grouped * scale, k, preferred_element_type=jnp.float32)
     if mask is None:
         return logits
     return jnp.where(mask[:, None, :, None, :], logits, jnp.finfo(jnp.float32).min)
@@ -187,13 +183,11 @@ def _mask(
     query_offset: int | Array,
 ) -> Array | None:
     """All that hides keys, [B or 1, T or 1, S]; None if nothing does."""
-    shape = masks.geometry(
-        length, num_keys, window=window, is_causal=causal, offset=query_offset
-    )
+    shape = masks.geometry(length, num_keys, window=window, is_causal=causal, offset=query_offset)
     if key_mask is None:
         return None if shape is None else shape[None]
     keys = key_mask[:, None, :].astype(bool)
-    return keys if shape is None else keys & shape
+    return keys if shape is None else keys & shape[None]
 
 
 def _reference(
@@ -239,7 +233,7 @@ def _chunked(
             shape = jnp.ones((size, k.shape[1]), bool)
             shape = shape if window is None else jnp.abs(query - key) <= window
             shape = shape & (key <= query + query_offset) if causal else shape
-            mask = shape[None] if mask is None else mask & shape
+            mask = shape[None] if mask is None else mask & shape[None]
         return _attend(rows, k, v, mask, scale)
 
     out = jax.lax.map(attend, (chunks, jnp.arange(count) * size))
@@ -280,7 +274,7 @@ def _banded(
         return joined.reshape(-1, 3 * block, *x.shape[2:])
 
     present = jnp.ones((1, length), bool) if key_mask is None else key_mask.astype(bool)
-    seen = blocks_of(present)[:, None, :] & _band_of_block(block, window, causal)
+    seen = blocks_of(present)[:, None, :] & _band_of_block(block, window, causal)[None]
     if key_mask is None:
         seen = jnp.tile(seen, (batch, 1, 1))
     rows = jnp.pad(q, ((0, 0), (0, tail), (0, 0), (0, 0))).reshape(-1, block, heads, width)

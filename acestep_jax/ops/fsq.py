@@ -21,6 +21,15 @@ import numpy as np
 Array = jax.Array
 
 
+def _per_channel(values: np.ndarray, like: Array) -> np.ndarray:
+    """Gives constants of each channel the rank of `like` [..., D]."""
+    return values.reshape((1,) * (like.ndim - 1) + values.shape)
+
+
+def _steps(levels: Sequence[int], like: Array) -> np.ndarray:
+    return _per_channel(np.asarray(levels, np.float32) - 1, like)
+
+
 def basis(levels: Sequence[int]) -> np.ndarray:
     """Weighs each digit in a code: [1, L_0, L_0 L_1, ...], int32."""
     return np.cumprod([1, *levels[:-1]]).astype(np.int32)
@@ -34,7 +43,7 @@ def bound(z: Array, levels: Sequence[int], *, bfloat16: bool = False) -> Array:
       levels: L of each channel.
       bfloat16: round c to bfloat16 (8/7 becomes 1.140625), as the release loaded in bfloat16 does.
     """
-    limits = 1 + 1 / (np.asarray(levels, np.float32) - 1)
+    limits = 1 + 1 / _steps(levels, z)
     if bfloat16:
         limits = limits.astype(jnp.bfloat16).astype(np.float32)
     return jnp.clip(limits * jnp.tanh(z / limits), -1, 1)
@@ -42,8 +51,7 @@ def bound(z: Array, levels: Sequence[int], *, bfloat16: bool = False) -> Array:
 
 def digits_from_values(values: Array, levels: Sequence[int]) -> Array:
     """Rounds values in [-1, 1] half up to digits, int32."""
-    steps = np.asarray(levels, np.float32) - 1
-    return jnp.floor(steps * (values + 1) / 2 + 0.5).astype(jnp.int32)
+    return jnp.floor(_steps(levels, values) * (values + 1) / 2 + 0.5).astype(jnp.int32)
 
 
 def values_from_digits(digits: Array, levels: Sequence[int], *, bfloat16: bool = False) -> Array:
@@ -56,9 +64,9 @@ def values_from_digits(digits: Array, levels: Sequence[int], *, bfloat16: bool =
         are then -1, -0.71484375, -0.4296875, -0.14453125, 0.140625, 0.421875, 0.7109375, 1.
     """
     dtype = jnp.bfloat16 if bfloat16 else jnp.float32
-    steps = (2 / (np.asarray(levels, np.float32) - 1)).astype(dtype)
-    # barriers of value: each bfloat16 operation must round, which a fused multiply-add would not
-    scaled = jax.lax.reduce_precision(digits.astype(dtype) * steps, *_precision(dtype))
+    step = (2 / _steps(levels, digits)).astype(dtype)
+    # rounded by force: a compiler may keep more digits between two bfloat16 operations
+    scaled = jax.lax.reduce_precision(digits.astype(dtype) * step, *_precision(dtype))
     return (scaled - jnp.ones((), dtype)).astype(jnp.float32)
 
 
@@ -88,9 +96,12 @@ def quantize(z: Array, levels: Sequence[int], *, bfloat16: bool = False) -> tupl
 
 def codes_from_digits(digits: Array, levels: Sequence[int]) -> Array:
     """Joins digits [..., D] into codes [...], int32."""
-    return jnp.sum(digits.astype(jnp.int32) * basis(levels), axis=-1, dtype=jnp.int32)
+    weights = _per_channel(basis(levels), digits)
+    return jnp.sum(digits.astype(jnp.int32) * weights, axis=-1, dtype=jnp.int32)
 
 
 def digits_from_codes(codes: Array, levels: Sequence[int]) -> Array:
     """Splits codes [...] into digits [..., D], int32; the inverse of `codes_from_digits`."""
-    return codes[..., None] // basis(levels) % np.asarray(levels, np.int32)
+    split = codes[..., None]
+    sizes = _per_channel(np.asarray(levels, np.int32), split)
+    return split // _per_channel(basis(levels), split) % sizes

@@ -47,7 +47,7 @@ def rotation_at(positions: Array, frequencies: np.ndarray | Array) -> Rotation:
       positions: integers [..., T].
       frequencies: radians a position [H/2].
     """
-    angles = positions.astype(jnp.float32)[..., None] * frequencies
+    angles = jnp.einsum("...,F->...F", positions.astype(jnp.float32), jnp.asarray(frequencies))
     return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 

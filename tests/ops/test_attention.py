@@ -50,7 +50,9 @@ def _by_hand(q, k, v, window, key_mask, causal):
 def test_reference_follows_the_definition(window, causal, kind):
     q, k, v = _inputs(23)
     mask = _key_mask(23, kind)
-    got = attention(q, k, v, window=window, key_mask=mask, causal=causal, implementation="reference")
+    got = attention(
+        q, k, v, window=window, key_mask=mask, causal=causal, implementation="reference"
+    )
     # float32 against float64; measured 7e-7
     np.testing.assert_allclose(got, _by_hand(q, k, v, window, mask, causal), atol=5e-6)
 
