@@ -1,0 +1,427 @@
+"""Oobleck: the autoencoder between 48 kHz stereo and 25 Hz latents.
+
+Five blocks of dilated residual units, each followed by a
+strided convolution, shrink time by 2·4·4·6·10 = 1920 while the channels grow 16-fold; the decoder
+walks back. Activations are Snake, x + sin²(αx)/β, which lets a convolution oscillate; every kernel
+is weight-normalised, W = g·v/‖v‖. Arrays are [B, time, channels] throughout.
+
+Two evaluations are rewritten for speed and equal the textbook forms (tests/nn/test_vae.py):
+
+  * kernels span two strides, so a strided or transposed convolution is a matrix product or two on
+    rows of s samples; no zeros are multiplied, and the gradients are matrix products as well;
+  * sin² has period π, so one reduction and a short polynomial replace the sine (40 times as fast
+    as XLA's on a CPU).
+
+Source: the released AutoencoderOobleck (Stability AI's Oobleck, Evans et al. 2024,
+arXiv:2404.10301); Snake: Ziyin et al. 2020, arXiv:2006.08195.
+"""
+
+import math
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from acestep_jax.nn.config import VAEConfig
+from acestep_jax.typing import Array, Key, Params
+
+_DILATIONS = (1, 3, 9)
+_LAYOUT = ("NWC", "WIO", "NWC")
+
+
+@flax.struct.dataclass
+class Posterior:
+    """What the encoder believes: independent normals, one a latent channel and frame.
+
+    Attributes:
+      mean: [B, T, C].
+      std: [B, T, C], positive: softplus(scale) + 1e-4.
+    """
+
+    mean: Array
+    std: Array
+
+    def sample(self, key: Key) -> Array:
+        """Draws latents mean + std · ε; the release samples everywhere, also at inference."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.std * noise
+
+
+def _sin_cos(x: Array) -> tuple[Array, Array]:
+    """Evaluates ±sin(x) and ±cos(x) with one common sign, from x modulo π, in float32.
+
+    Their squares and product, all that Snake needs, err by less than 4e-7 for |x| < 100.
+    """
+    # Cody-Waite: π in two parts, so that the reduction keeps float32's precision for large x.
+    turns = jnp.round(x * (1 / math.pi))
+    reduced = (x - turns * 3.140625) - turns * 9.676535897932e-4
+    q = reduced * reduced
+    # Taylor series; the first term left out is below 6e-8 (sine) and 7e-9 (cosine) at π/2.
+    sine = reduced * (
+        1 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 - q / 39916800))))
+    )
+    cosine = 1 + q * (
+        -1 / 2 + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q / 479001600))))
+    )
+    return sine, cosine
+
+
+@jax.custom_vjp
+def snake(x: Array, frequency: Array, gain: Array) -> Array:
+    """Computes x + gain · sin²(frequency · x) for x [B, W, C] and [1, 1, C] parameters."""
+    sine, _ = _sin_cos(frequency * x)
+    return x + gain * (sine * sine)
+
+
+def _snake_forward(x: Array, frequency: Array, gain: Array) -> tuple[Array, tuple]:
+    return snake(x, frequency, gain), (x, frequency, gain)
+
+
+def _snake_backward(residuals: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
+    x, frequency, gain = residuals
+    sine, cosine = _sin_cos(frequency * x)
+    slope = gain * cotangent * (2 * sine * cosine)  # d/du sin²(u) = 2 sin(u) cos(u)
+    return (
+        cotangent + frequency * slope,
+        _sum_per_channel(slope * x),
+        _sum_per_channel(cotangent * sine * sine),
+    )
+
+
+def _sum_per_channel(x: Array) -> Array:
+    # a product with ones: XLA's reduction over all but the last axis would be slower on a CPU
+    flat = x.reshape(-1, x.shape[-1])
+    return (jnp.ones((flat.shape[0],), flat.dtype) @ flat)[None, None]
+
+
+snake.defvjp(_snake_forward, _snake_backward)
+
+
+class Snake(nn.Module):
+    """Adds a periodic part to the identity: x + sin²(e^alpha x) / (e^beta + 1e-9).
+
+    Both parameters are stored as logarithms. Evaluated in float32 whatever the input.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],))
+        beta = self.param("beta", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        # 1e-9 inside the reciprocal, as released
+        frequency, gain = jnp.exp(alpha), 1 / (jnp.exp(beta) + 1e-9)
+        return snake(wide, frequency[None, None], gain[None, None]).astype(x.dtype)
+
+
+def weight_norm(weight_g: Array, weight_v: Array, *, axis: int) -> Array:
+    """Computes W = g · v / ‖v‖, the norm over every axis of v [k, in, out] but `axis`."""
+    others = tuple(i for i in range(weight_v.ndim) if i != axis)
+    norm = jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=others, keepdims=True))
+    shape = [1] * weight_v.ndim
+    shape[axis] = -1
+    return weight_g.reshape(shape) * weight_v / norm
+
+
+class _WeightNormed(nn.Module):
+    """Holds a kernel [k, in, out] as weight_g and weight_v, or folded as `kernel`."""
+
+    features: int
+    width: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def read_kernel(self, in_features: int, *, axis: int) -> Array:
+        if self.has_variable("params", "kernel"):  # see fold_weight_norm
+            return self.get_variable("params", "kernel").astype(self.dtype)
+        # PyTorch's default for convolutions: uniform with variance 1 / (3 · fan in)
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        weight_v = self.param("weight_v", init, (self.width, in_features, self.features))
+        others = tuple(i for i in range(3) if i != axis)
+        weight_g = self.param(
+            "weight_g", lambda key: jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=others))
+        )
+        return weight_norm(weight_g, weight_v, axis=axis).astype(self.dtype)
+
+    def add_bias(self, x: Array) -> Array:
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x + bias.astype(self.dtype)[None, None]
+
+
+class Conv(_WeightNormed):
+    """Convolves [B, W, in] -> [B, W, out] with a weight-normalised kernel [k, in, out], k odd."""
+
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        padding = self.dilation * (self.width - 1) // 2
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            self.read_kernel(x.shape[-1], axis=2),
+            window_strides=(1,),
+            padding=[(padding, padding)],
+            rhs_dilation=(self.dilation,),
+            dimension_numbers=_LAYOUT,
+        )
+        return self.add_bias(y)
+
+
+class StridedConv(_WeightNormed):
+    """Shrinks time by `stride`: kernel [2s, in, out], padding ceil(s/2)."""
+
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.read_kernel(x.shape[-1], axis=2)
+        y = strided_conv(
+            x.astype(self.dtype), kernel, stride=self.stride, padding=math.ceil(self.stride / 2)
+        )
+        return self.add_bias(y)
+
+
+def strided_conv(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+    """Computes the convolution of stride s for a kernel of two strides, as two matrix products.
+
+    With time cut into rows X[q] of s samples, y[q] = X[q]·K[:s] + X[q+1]·K[s:].
+
+    Args:
+      x: [B, W, in].
+      kernel: [2s, in, out].
+      stride: s.
+      padding: p, zeros before and after.
+
+    Returns:
+      [B, floor((W + 2p − 2s) / s) + 1, out]; floor(W / s) where p = s/2.
+
+    Raises:
+      ValueError: if the kernel does not span two strides.
+    """
+    _require_two_strides(kernel, stride)
+    batch, samples, channels = x.shape
+    frames = (samples + 2 * padding) // stride - 1
+    after = (frames + 1) * stride - samples - padding  # negative where a tail is left over
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (padding, after, 0), (0, 0, 0)])
+    rows = x.reshape(batch, frames + 1, stride * channels)
+    first, second = kernel.reshape(2, stride * channels, -1)
+    return rows[:, :-1] @ first + rows[:, 1:] @ second
+
+
+def transposed_conv(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+    """Computes y[n] = Σ x[t]·K[j] over t·s + j − p = n, for a kernel of two strides.
+
+    With n + p = q·s + r, only x[q]·K[r] and x[q−1]·K[s+r] meet in y[n]: one matrix product onto
+    (half, r, out), whose halves are added one frame apart and whose r is laid out as time.
+
+    Args:
+      x: [B, T, in].
+      kernel: [2s, in, out], as the released ConvTranspose1d stores it (no flip).
+      stride: s.
+      padding: p, cropped from both ends.
+
+    Returns:
+      [B, (T + 1)·s − 2p, out]; T·s where p = s/2.
+
+    Raises:
+      ValueError: if the kernel does not span two strides.
+    """
+    _require_two_strides(kernel, stride)
+    batch, frames, channels = x.shape
+    halves = x @ kernel.transpose(1, 0, 2).reshape(channels, -1)  # [B, T, 2·s·out]
+    current, carried = jnp.split(halves, 2, axis=-1)
+    y = jnp.pad(current, ((0, 0), (0, 1), (0, 0))) + jnp.pad(carried, ((0, 0), (1, 0), (0, 0)))
+    y = y.reshape(batch, (frames + 1) * stride, -1)
+    return y[:, padding : y.shape[1] - padding]
+
+
+def _require_two_strides(kernel: Array, stride: int) -> None:
+    if kernel.shape[0] != 2 * stride:
+        raise ValueError(
+            f"the kernel has {kernel.shape[0]} taps; this form needs two strides, {2 * stride}."
+        )
+
+
+class ConvTranspose(_WeightNormed):
+    """Widens time by `stride`: the transpose of a strided convolution, kernel [2s, in, out].
+
+    The weight norm runs over (k, out): the released tensor's first axis is the input channel.
+    """
+
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.read_kernel(x.shape[-1], axis=1)
+        y = transposed_conv(
+            x.astype(self.dtype), kernel, stride=self.stride, padding=math.ceil(self.stride / 2)
+        )
+        return self.add_bias(y)
+
+
+class ResidualUnit(nn.Module):
+    """Adds conv2(snake2(conv1(snake1(x)))) to x; conv1 has 7 taps, conv2 one."""
+
+    features: int
+    dilation: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = Snake(name="snake1")(x)
+        y = Conv(self.features, 7, dilation=self.dilation, dtype=self.dtype, name="conv1")(y)
+        y = Snake(name="snake2")(y)
+        return x + Conv(self.features, 1, dtype=self.dtype, name="conv2")(y)
+
+
+class EncoderBlock(nn.Module):
+    """Three residual units, then Snake and a convolution of stride s onto `features`."""
+
+    features: int
+    stride: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, dilation in enumerate(_DILATIONS):
+            x = ResidualUnit(x.shape[-1], dilation, self.dtype, name=f"res_unit{i + 1}")(x)
+        x = Snake(name="snake1")(x)
+        return StridedConv(
+            self.features, 2 * self.stride, stride=self.stride, dtype=self.dtype, name="conv1"
+        )(x)
+
+
+class DecoderBlock(nn.Module):
+    """Snake and a transposed convolution of stride s onto `features`, then three residual units."""
+
+    features: int
+    stride: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = Snake(name="snake1")(x)
+        x = ConvTranspose(
+            self.features, 2 * self.stride, stride=self.stride, dtype=self.dtype, name="conv_t1"
+        )(x)
+        for i, dilation in enumerate(_DILATIONS):
+            x = ResidualUnit(self.features, dilation, self.dtype, name=f"res_unit{i + 1}")(x)
+        return x
+
+
+def _channel_multiples(config: VAEConfig) -> tuple[int, ...]:
+    return (1, *config.channel_multiples)  # the leading 1 is implied in the released config
+
+
+class Encoder(nn.Module):
+    """Maps audio [B, W, 2] to [B, floor(W / hop), 2C]: means, then scales."""
+
+    config: VAEConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, audio: Array) -> Array:
+        config, base = self.config, self.config.encoder_hidden_size
+        block = nn.remat(EncoderBlock) if self.remat else EncoderBlock
+        x = Conv(base, 7, dtype=self.dtype, name="conv1")(audio)
+        widths = _channel_multiples(config)[1:]
+        for i, (width, stride) in enumerate(zip(widths, config.downsampling_ratios, strict=True)):
+            x = block(base * width, stride, self.dtype, name=f"block_{i}")(x)
+        x = Snake(name="snake1")(x)
+        # `encoder_hidden_size` channels in the release, which is twice its 64 latent channels
+        latent = 2 * config.decoder_input_channels
+        return Conv(latent, 3, dtype=self.dtype, name="conv2")(x)
+
+
+class Decoder(nn.Module):
+    """Maps latents [B, T, C] to audio [B, hop · T, 2]; no final nonlinearity, no final bias."""
+
+    config: VAEConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, latents: Array) -> Array:
+        config, base = self.config, self.config.decoder_channels
+        block = nn.remat(DecoderBlock) if self.remat else DecoderBlock
+        multiples = _channel_multiples(config)[::-1]
+        x = Conv(base * multiples[0], 7, dtype=self.dtype, name="conv1")(latents)
+        strides = config.downsampling_ratios[::-1]
+        for i, (width, stride) in enumerate(zip(multiples[1:], strides, strict=True)):
+            x = block(base * width, stride, self.dtype, name=f"block_{i}")(x)
+        x = Snake(name="snake1")(x)
+        return Conv(config.audio_channels, 7, use_bias=False, dtype=self.dtype, name="conv2")(x)
+
+
+class VAE(nn.Module):
+    """The Oobleck autoencoder.
+
+    Attributes:
+      config: sizes.
+      dtype: compute dtype; parameters stay float32, posterior and audio come back in float32.
+      remat: recompute blocks in the backward pass (training long segments).
+    """
+
+    config: VAEConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config, self.dtype, self.remat)
+        self.decoder = Decoder(self.config, self.dtype, self.remat)
+
+    def encode(self, audio: Array) -> Posterior:
+        """Encodes audio [B, W, 2] in [-1, 1] to a posterior over [B, floor(W / hop), C].
+
+        Raises:
+          ValueError: if the audio is not [B, W, channels] or is shorter than one latent frame.
+        """
+        channels, hop = self.config.audio_channels, self.config.hop
+        if audio.ndim != 3 or audio.shape[-1] != channels or audio.shape[1] < hop:
+            raise ValueError(
+                f"audio has shape {audio.shape}; encode reads [B, W, {channels}] with W >= {hop}, "
+                "channels last."
+            )
+        mean, scale = jnp.split(self.encoder(audio).astype(jnp.float32), 2, axis=-1)
+        return Posterior(mean=mean, std=jax.nn.softplus(scale) + 1e-4)
+
+    def decode(self, latents: Array) -> Array:
+        """Decodes latents [B, T, C] to audio [B, hop · T, 2], which may leave [-1, 1].
+
+        Raises:
+          ValueError: if the last axis is not the latent channel.
+        """
+        channels = self.config.decoder_input_channels
+        if latents.ndim != 3 or latents.shape[-1] != channels:
+            raise ValueError(
+                f"latents have shape {latents.shape}; decode reads [B, T, {channels}], "
+                "channels last."
+            )
+        return self.decoder(latents).astype(jnp.float32)
+
+    def __call__(self, audio: Array, key: Key) -> tuple[Array, Posterior]:
+        """Encodes, samples and decodes: the training pass. Returns (reconstruction, posterior)."""
+        posterior = self.encode(audio)
+        return self.decode(posterior.sample(key)), posterior
+
+
+def fold_weight_norm(params: Params) -> dict:
+    """Replaces every (weight_g, weight_v) by the `kernel` they stand for.
+
+    The same modules read the folded tree; use it for inference, where normalising 169 M parameters
+    on each call costs time. Training needs the unfolded tree.
+    """
+
+    def fold(tree: Params, name: str) -> dict:
+        if "weight_v" not in tree:
+            return {key: fold(value, key) if isinstance(value, dict) else value
+                    for key, value in tree.items()}  # fmt: skip
+        axis = 1 if name == "conv_t1" else 2
+        kernel = weight_norm(tree["weight_g"], tree["weight_v"], axis=axis)
+        kept = {key: value for key, value in tree.items() if key not in ("weight_g", "weight_v")}
+        return {"kernel": kernel, **kept}
+
+    return fold(dict(params), "")
