@@ -1,0 +1,85 @@
+"""Runs every case of a parity folder and prints one line each.
+
+    python tests/parity/run_cases.py DIR [--layout official|diffusers] [--only op or id]
+
+Float32, on whatever device JAX has. Exits with 1 if a case fails. Cases that need what is not built
+yet are printed as `later` and counted neither as passed nor as failed.
+"""
+
+import argparse
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+import jax  # noqa: E402
+import parity_cases  # noqa: E402
+import parity_operations  # noqa: E402
+
+
+def run_case(case: parity_cases.Case, layout: str = "official") -> list[parity_cases.Outcome]:
+    """Runs one case and compares its outputs.
+
+    Raises:
+      NotYet: if it needs something that is not built yet.
+      NotImplementedError: if the operation is unknown.
+    """
+    if case.op in parity_operations.LATER:
+        raise parity_cases.NotYet(parity_operations.LATER[case.op])
+    if case.op not in parity_operations.OPERATIONS:
+        known = ", ".join(parity_operations.OPERATIONS)
+        raise NotImplementedError(f"unknown operation {case.op!r}; known are {known}")
+    operation = parity_operations.OPERATIONS[case.op]
+    with jax.default_matmul_precision("highest"):
+        got = operation(case.checkpoint(layout), case.params, case.inputs())
+    return parity_cases.compare(case, got)
+
+
+def report(case: parity_cases.Case, layout: str) -> str:
+    """Runs a case, prints its line and returns "passed", "failed" or "later"."""
+    start = time.perf_counter()
+    try:
+        outcomes = run_case(case, layout)
+    except parity_cases.NotYet as reason:
+        print(f"later   {case.id}: needs {reason}", flush=True)
+        return "later"
+    except Exception as error:  # one broken case must not hide the others
+        print(f"FAILED  {case.id}: {type(error).__name__}: {error}", flush=True)
+        traceback.print_exc()
+        return "failed"
+    failed = [outcome for outcome in outcomes if not outcome.passed and not outcome.optional]
+    shown = outcomes if failed else [outcome for outcome in outcomes if not outcome.optional]
+    seconds = time.perf_counter() - start
+    state = "FAILED" if failed else "passed"
+    print(f"{state}  {case.id}: {', '.join(map(str, shown))} [{seconds:.1f} s]", flush=True)
+    return state.lower()
+
+
+def main() -> int:
+    """Runs the folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="holds manifest.json")
+    parser.add_argument("--layout", choices=["official", "diffusers"], default="official")
+    parser.add_argument("--only", help="an operation, or the beginning of case ids")
+    arguments = parser.parse_args()
+    only = arguments.only
+    cases = [
+        case
+        for case in parity_cases.read_cases(arguments.folder)
+        if only is None or case.op == only or case.id.startswith(only)
+    ]
+    if not cases:
+        parser.error(f"no case is called {only!r}, and no operation either")
+    states = [report(case, arguments.layout) for case in cases]
+    if (arguments.folder / "prompts.json").is_file() and only in (None, "prompts"):
+        print("later   prompts.json: needs prompts and plans as text and tokens")
+    if "later" in states:
+        print(f"{states.count('later')} later")
+    print(f"{states.count('passed')} passed, {states.count('failed')} failed")
+    return 1 if "failed" in states else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
