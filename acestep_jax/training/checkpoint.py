@@ -241,7 +241,8 @@ class Checkpoints:
         return None
 
     def _compare(self, step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-        names = sorted(set(saved) | set(wanted))
+        # Parameters first: they say most
+        names = sorted({*saved, *wanted}, key=lambda name: (not name.startswith("params"), name))
         differing = [
             f"{name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
             for name in names

@@ -154,13 +154,13 @@ def _replace(node: Any, path: str, text: str, root: Any, full_path: str) -> Any:
 
 def _unknown_field(root: Any, path: str) -> str:
     names = [name for name, _, _ in leaves(root)]
-    nearest = difflib.get_close_matches(path, names, n=1, cutoff=0.5)
     last = path.rpartition(".")[2]
-    if not nearest:  # right field, wrong place
+    nearest = [name for name in names if name.rpartition(".")[2] == last]  # in another place
+    nearest = nearest or difflib.get_close_matches(path, names, n=1, cutoff=0.5)
+    if not nearest:
         by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
-        close = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.5)
-        nearest = [by_last[name] for name in close]
-    hint = f"did you mean {nearest[0]}?" if nearest else "--help_config lists the fields."
+        nearest = [by_last[n] for n in difflib.get_close_matches(last, list(by_last), n=1)]
+    hint = f"did you mean {' or '.join(nearest[:3])}?" if nearest else "see --help_config."
     return f"{type(root).__name__} has no field {path}; {hint}"
 
 

@@ -81,7 +81,7 @@ class Loop:
             log_every=self.config.log_every,
             start=start,
             examples_per_step=self._examples,
-            last_good=self.checkpoints.last_good,
+            last_good=self._last_good,
         )
         return state, start
 
@@ -130,6 +130,10 @@ class Loop:
             self.checkpoints.wait()
             logging.warning("Stopped and saved after step %d; the same command resumes.", done)
             raise Interrupted(128 + (self._signal or signal.SIGTERM))
+
+    def _last_good(self) -> int | None:
+        self.checkpoints.wait()  # one may be on its way
+        return self.checkpoints.last_good()
 
     def _check_metrics(self) -> None:
         if self.metrics is not None:

@@ -69,13 +69,14 @@ def init_state(
       extra: what else the method carries.
     """
     averaged = [name for name in params if configs[name].ema_decay > 0]
+    # Copies: a step donates its state, which must not share buffers with itself or a teacher
+    params = {name: jax.tree.map(jnp.copy, tree) for name, tree in params.items()}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=dict(params),
-        # A copy: a donated state must not hold one buffer twice
+        params=params,
         average={name: jax.tree.map(jnp.copy, params[name]) for name in averaged},
         optimizer={name: optimizers[name].init(params[name]) for name in params},
-        key=key,
+        key=jnp.copy(key),
         extra=dict(extra or {}),
     )
 

@@ -1,0 +1,117 @@
+"""The log: means over a window, a line of progress, and a run that stops at the first NaN."""
+
+import io
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acestep_jax.training import config as config_lib
+from acestep_jax.training import loop
+from acestep_jax.training import metrics as metrics_lib
+from tests.training import toy_run
+
+
+def open_log(folder, **options):
+    stream = io.StringIO()
+    log = metrics_lib.Metrics(folder, num_steps=6, log_every=3, stream=stream, **options)
+    return log, stream
+
+
+def test_values_are_averaged_over_the_steps_of_a_line(tmp_path):
+    log, stream = open_log(tmp_path, examples_per_step=4)
+    with log:
+        for step in range(1, 7):
+            log.write(step, {"loss/fit": jnp.float32(step), "norm": 2 * step})
+        log.note(6, {"distance": 0.5})
+    series = metrics_lib.read_metrics(tmp_path)
+    assert series["loss/fit"] == [(3, 2.0), (6, 5.0)]
+    assert series["norm"] == [(3, 4.0), (6, 10.0)]
+    assert series["distance"] == [(6, 0.5)]
+    for (_, seconds), (_, rate) in zip(
+        series["time/step_seconds"], series["time/examples_per_second"], strict=True
+    ):
+        np.testing.assert_allclose(rate * seconds, 4, rtol=1e-6)
+    first, last = stream.getvalue().splitlines()
+    assert first.startswith("step 3/6  fit 2  ")
+    assert "examples/s" in first
+    assert last.endswith("0:00 left")
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_json_lines_are_enough_without_tensorboard(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    log, _ = open_log(tmp_path)
+    with log:
+        log.write(3, {"loss/fit": 1.0})
+        log.audio(3, "sample", np.zeros((10, 2)), 48_000)
+    assert metrics_lib.read_metrics(tmp_path)["loss/fit"] == [(3, 1.0)]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    log, _ = open_log(tmp_path)
+    with log:
+        for step in range(1, 7):
+            log.write(step, {"loss/fit": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss')  # a kill in the middle of a line
+    log, _ = open_log(tmp_path, start=3)
+    with log:
+        for step in range(4, 7):
+            log.write(step, {"loss/fit": 10 * step})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss/fit"]) for row in rows] == [(3, 2.0), (6, 50.0)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_named(tmp_path, value):
+    log, _ = open_log(tmp_path, last_good=lambda: 200)
+    log.write(1, {"loss/fit": 1.0})
+    message = f"step 2: loss/fit = {value}; the last good checkpoint is that of step 200"
+    with pytest.raises(metrics_lib.NonFiniteLoss, match=message):
+        with log:
+            log.write(2, {"loss/fit": jnp.float32(value), "norm": 1.0})
+
+
+def test_a_nan_between_two_lines_is_found_too(tmp_path):
+    log, _ = open_log(tmp_path)
+    with pytest.raises(metrics_lib.NonFiniteLoss, match="no checkpoint was saved before it"):
+        log.write(1, {"loss/fit": jnp.nan})
+        log.flush()
+
+
+def test_a_run_stops_at_a_broken_batch_and_saves_nothing_after_it(tmp_path):
+    config = toy_run.Toy(
+        workdir=str(tmp_path), num_steps=9, save_every=2, log_every=1, blow_up_at=3
+    )
+    with pytest.raises(metrics_lib.NonFiniteLoss) as caught:
+        toy_run.train(config)
+    message = str(caught.value)
+    assert message.startswith("step 4: loss/fit = inf")
+    assert "net/grad_norm = nan" in message
+    assert "size" not in message.split(";")[0]  # finite until the broken update
+    assert "last good checkpoint is that of step 2" in message
+    saved = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert saved == ["2"]
+
+
+def test_the_profiler_traces_the_steps_asked_for(tmp_path):
+    config = toy_run.Toy(
+        workdir=str(tmp_path), num_steps=4, profile_start=1, profile_steps=2, log_every=4
+    )
+    toy_run.train(config)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_loop_gives_the_signals_back(tmp_path):
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    config = config_lib.Run(name="run", workdir=str(tmp_path))
+    with loop.Loop(config):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
