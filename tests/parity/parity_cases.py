@@ -27,7 +27,7 @@ from acestep_jax.nn.config import Qwen3Config, VAEConfig
 Arrays = dict[str, np.ndarray]
 
 
-class NotYet(Exception):  # noqa: N818 -- not an error: the feature belongs to a later stage
+class NotYet(Exception):
     """The case needs something that is not built yet; it counts neither as passed nor as failed."""
 
 

@@ -251,7 +251,9 @@ def sample(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
         times,
         per_step,
     )
-    return {"latents": states[-1], "trajectory": states, "context_latents": context, **encoded}
+    # the official trajectory holds the states that the DiT is queried at: noise first, result not
+    queried = jnp.concatenate([inputs["noise"][None], states[:-1]])
+    return {"latents": states[-1], "trajectory": queried, "context_latents": context, **encoded}
 
 
 def _context(model: weights.Model, inputs: Arrays) -> Array:
