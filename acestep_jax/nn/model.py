@@ -83,7 +83,12 @@ def init_params(networks: Networks, key: Key) -> Params:
     mask = jnp.ones((1, 2), bool)
     owner = jnp.zeros((1,), jnp.int32)
     inputs = {
-        "dit": (frames, jnp.ones(1), jnp.zeros((1, frames.shape[1], 2 * channels)), text_like(width)),
+        "dit": (
+            frames,
+            jnp.ones(1),
+            jnp.zeros((1, frames.shape[1], 2 * channels)),
+            text_like(width),
+        ),
         "condition_encoder": (text, mask, text, mask, frames, owner, 1),
         "tokenizer": (frames, frames),
         "detokenizer": (text_like(width),),

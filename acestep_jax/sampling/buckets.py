@@ -25,7 +25,7 @@ def frame_bucket(num_frames: int) -> int:
     """
     if not 1 <= num_frames <= units.MAX_FRAMES:
         raise ValueError(
-            f"{num_frames} latent frames; a song has 1 to {units.MAX_FRAMES} (ten minutes at 25 Hz)."
+            f"{num_frames} latent frames; a song has 1 to {units.MAX_FRAMES} (ten minutes)."
         )
     return _round_up(num_frames, smallest=128)
 

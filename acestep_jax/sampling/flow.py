@@ -15,7 +15,6 @@ from acestep_jax.ops.solvers import StepFn, VelocityFn
 from acestep_jax.typing import Array, Key
 
 
-
 def integrate(
     velocity: VelocityFn,
     noise: Array,

@@ -57,9 +57,7 @@ def conditional_velocity(
     return velocity
 
 
-def guided_velocity(
-    conditional: VelocityFn, unconditional: VelocityFn, scale: float
-) -> VelocityFn:
+def guided_velocity(conditional: VelocityFn, unconditional: VelocityFn, scale: float) -> VelocityFn:
     """Combines two fields by classifier-free guidance: v_u + scale (v_c - v_u)."""
 
     def velocity(x_t: Array, t: Array) -> Array:
@@ -69,9 +67,7 @@ def guided_velocity(
 
 
 @functools.lru_cache(maxsize=64)
-def make_sampler(
-    dit: DiT, *, guidance_scale: float = 1.0, step: StepFn = solvers.euler
-) -> Sampler:
+def make_sampler(dit: DiT, *, guidance_scale: float = 1.0, step: StepFn = solvers.euler) -> Sampler:
     """Compiles generation with one network, guidance strength and solver.
 
     Args:

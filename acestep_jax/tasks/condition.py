@@ -53,9 +53,7 @@ class Conditions:
     context: Array
 
 
-def encode_text(
-    networks: Networks, params: Params, inputs: ConditionInputs
-) -> tuple[Array, Array]:
+def encode_text(networks: Networks, params: Params, inputs: ConditionInputs) -> tuple[Array, Array]:
     """Encodes the two text streams.
 
     Returns:
@@ -69,7 +67,9 @@ def encode_text(
     return text, lyric
 
 
-def encode_tokens(networks: Networks, params: Params, inputs: ConditionInputs) -> tuple[Array, Array]:
+def encode_tokens(
+    networks: Networks, params: Params, inputs: ConditionInputs
+) -> tuple[Array, Array]:
     """Encodes caption, lyrics and one timbre reference an item into condition tokens.
 
     Returns:
@@ -86,6 +86,7 @@ def encode_tokens(networks: Networks, params: Params, inputs: ConditionInputs) -
         inputs.timbre_latents,
         jnp.arange(batch_size, dtype=jnp.int32),
         batch_size,
+        max_refs=1,
     )
 
 

@@ -1,5 +1,7 @@
 """Laws of the integrator and of the randomness it is fed."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def test_the_scan_equals_a_python_loop_and_the_trajectory_ends_in_the_sample():
         return jnp.sin(3 * x) + t
 
     x = noise
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in itertools.pairwise(times):
         x = x - (t - t_next) * velocity(x, t)
     states = flow.trajectory(velocity, noise, times)
     np.testing.assert_allclose(flow.integrate(velocity, noise, times), x, atol=1e-6)
