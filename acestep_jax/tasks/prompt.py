@@ -34,10 +34,11 @@ TRACK_NAMES = (
 )
 """Stems the model knows by name."""
 
-LANGUAGES = tuple(  # fifty codes read better as words
-    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa "
-    "pl pt ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown".split()  # noqa: SIM905
-)
+_LANGUAGE_CODES = """
+ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt
+ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown
+"""
+LANGUAGES = tuple(_LANGUAGE_CODES.split())
 """Codes the release accepts as the language of the lyrics."""
 
 _INSTRUCTIONS = {
