@@ -10,21 +10,7 @@ import json
 import pathlib
 from typing import Any
 
-TRACKS = (
-    "woodwinds",
-    "brass",
-    "fx",
-    "synth",
-    "strings",
-    "percussion",
-    "keyboard",
-    "guitar",
-    "bass",
-    "drums",
-    "backing_vocals",
-    "vocals",
-)
-"""Names a stem may have: the track vocabulary of the release."""
+from acestep_jax.tasks import prompt
 
 SPLITS = ("train", "validation", "test")
 
@@ -94,7 +80,7 @@ class SongLabels:
     def lyrics(self) -> str:
         """The lyrics sheet as text; `[Instrumental]` for music without words."""
         if self.instrumental:
-            return "[Instrumental]"
+            return prompt.INSTRUMENTAL
         return "\n".join(line.text for line in self.lines)
 
 
@@ -112,9 +98,9 @@ def _problems(labels: SongLabels) -> list[str]:
             problems.append(f"word {word.text!r} at {word.start}-{word.end} s is outside the song")
         if not 0 <= word.line < len(labels.lines):
             problems.append(f"word {word.text!r} belongs to line {word.line}, which is missing")
-    unknown = sorted(set(labels.stems) - set(TRACKS))
+    unknown = sorted(set(labels.stems) - set(prompt.TRACK_NAMES))
     if unknown:
-        problems.append(f"stems {unknown} are not among {TRACKS}")
+        problems.append(f"stems {unknown} are not among {prompt.TRACK_NAMES}")
     return problems
 
 

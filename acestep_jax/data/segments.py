@@ -101,8 +101,12 @@ class SegmentBatches:
         return self
 
     def __next__(self) -> np.ndarray:
-        rng = np.random.default_rng((self._seed, self._position))
         self._position += 1
+        return self.batch(self._position - 1)
+
+    def batch(self, position: int) -> np.ndarray:
+        """Draws the batch at a position, without moving there."""
+        rng = np.random.default_rng((self._seed, position))
         return np.stack([self._example(rng) for _ in range(self._batch_size)])
 
     def get_state(self) -> dict[str, Any]:
