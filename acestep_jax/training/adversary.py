@@ -1,0 +1,153 @@
+"""The adversarial part of distillation: a discriminator of noised latents and its two losses.
+
+Real and generated songs are noised to one common level with one common noise, so that a pair
+differs in the song alone. The generator's side is returned as a slope on the generated latents: the
+caller adds it to the distribution-matching gradient, in the same units, and both sizes can be seen.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from acestep_jax.nn.discriminator import FeatureDiscriminator, LatentDiscriminator
+from acestep_jax.nn.model import Networks
+from acestep_jax.ops import distill, flow, losses
+from acestep_jax.training import scene as scene_lib
+from acestep_jax.training.config import Gan
+from acestep_jax.training.scene import Scene
+from acestep_jax.typing import Array, Key, Params
+
+Metrics = dict[str, Array]
+
+
+def make_discriminator(config: Gan) -> nn.Module:
+    """Builds the discriminator's module; "none" gives one that is never applied."""
+    if config.discriminator == "features":
+        return FeatureDiscriminator(config.widths[0], config.blocks, config.layer_scale)
+    return LatentDiscriminator(config.widths, config.blocks, config.layer_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """The modules of the game; parameters are arguments.
+
+    Attributes:
+      config: kind, losses and weights.
+      networks: for the DiT whose hidden states a feature discriminator reads.
+      module: from `make_discriminator`.
+    """
+
+    config: Gan
+    networks: Networks
+    module: nn.Module
+
+    def init(self, key: Key, features: Params, scene: Scene) -> Params:
+        """Draws the discriminator's parameters; {} without a discriminator.
+
+        Args:
+          key: a random key.
+          features: DiT parameters, for a feature discriminator.
+          scene: any batch, or a small one of the right widths.
+        """
+        if self.config.discriminator == "none":
+            return {}
+        t = jnp.ones(scene.real.shape[:1])
+        seen = self._seen(features, scene.real, t, scene)
+        return self.module.init(key, seen, t, scene.tokens, scene.mask, scene.frame_mask)["params"]
+
+    def judge(
+        self, params: Params, features: Params, x_t: Array, t: Array, scene: Scene
+    ) -> tuple[Array, Array]:
+        """Gives logits [B, S] for latents at level t, and the mask of real segments."""
+        seen = self._seen(features, x_t, t, scene)
+        rest = (t, scene.tokens, scene.mask, scene.frame_mask)
+        return self.module.apply({"params": params}, seen, *rest)
+
+    def _seen(self, features: Params, x_t: Array, t: Array, scene: Scene) -> Array | dict:
+        if self.config.discriminator != "features":
+            return x_t
+        _, hidden = self.networks.dit.apply(
+            {"params": features},
+            x_t,
+            t,
+            scene.context,
+            scene.tokens,
+            condition_mask=scene.mask,
+            frame_mask=scene.frame_mask,
+            hidden_layers=self.config.layers,
+        )
+        return hidden
+
+    def discriminator_loss(
+        self, params: Params, features: Params, scene: Scene, generated: Array, key: Key
+    ) -> tuple[Array, Metrics]:
+        """Separates real songs from generated ones, and right prompts from wrong ones.
+
+        Args:
+          params: the discriminator's.
+          features: DiT parameters, for a feature discriminator.
+          scene: with the real songs.
+          generated: [B, T, C].
+          key: of level and noises.
+        """
+        config = self.config
+        level_key, noise_key, *r1_keys = jax.random.split(key, 4)
+        level = self._level(level_key, generated.shape[:1])
+        noise = jax.random.normal(noise_key, generated.shape)
+        x_real, x_fake = (flow.interpolate(x, noise, level) for x in (scene.real, generated))
+        judge = functools.partial(self.judge, params, features, t=level)
+        (real, mask), (fake, _) = judge(x_t=x_real, scene=scene), judge(x_t=x_fake, scene=scene)
+        mean = functools.partial(losses.masked_mean, mask=mask)
+        parts = {"discriminator": mean(distill.GAN_LOSSES[config.loss][0](real, fake))}
+        if config.contrastive_weight > 0:
+            wrong, _ = judge(x_t=x_real, scene=scene_lib.with_other_prompts(scene))
+            parts["contrastive"] = config.contrastive_weight * mean(
+                distill.contrastive(real, wrong)
+            )
+        if config.r1_weight > 0:
+            slopes = [
+                mean(distill.approximate_r1(logits, judge(x_t=near, scene=scene)[0]))
+                for logits, near in zip(
+                    (real, fake), self._nearby(r1_keys, x_real, x_fake), strict=True
+                )
+            ]
+            parts["r1"] = config.r1_weight / config.r1_sigma**2 * sum(slopes)
+        accuracy = mean((real > fake).astype(jnp.float32))
+        metrics = {f"loss/{name}": value for name, value in parts.items()}
+        return sum(parts.values()), metrics | {"discriminator/accuracy": accuracy}
+
+    def _nearby(self, keys: list[Key], *states: Array) -> list[Array]:
+        sigma = self.config.r1_sigma
+        return [
+            x + sigma * jax.random.normal(key, x.shape) for key, x in zip(keys, states, strict=True)
+        ]
+
+    def generator_slope(
+        self, params: Params, features: Params, scene: Scene, generated: Array, key: Key
+    ) -> tuple[Array, Array]:
+        """Differentiates the generator's loss by the generated latents.
+
+        Returns:
+          The loss, and its slope times the number of values, [B, T, C]: what `surrogate_loss`
+          takes, before the config's weight.
+        """
+        level_key, noise_key = jax.random.split(key)
+        level = self._level(level_key, generated.shape[:1])
+        noise = jax.random.normal(noise_key, generated.shape)
+        judge = functools.partial(self.judge, params, features, t=level, scene=scene)
+        real, mask = judge(x_t=flow.interpolate(scene.real, noise, level))
+
+        def loss(generated: Array) -> Array:
+            fake, _ = judge(x_t=flow.interpolate(generated, noise, level))
+            return losses.masked_mean(distill.GAN_LOSSES[self.config.loss][1](real, fake), mask)
+
+        value, slope = jax.value_and_grad(loss)(jax.lax.stop_gradient(generated))
+        return value, jax.lax.stop_gradient(slope * generated.size)
+
+    def _level(self, key: Key, shape: tuple[int, ...]) -> Array:
+        if self.config.level_law == "log_snr":
+            return distill.draw_log_snr_level(key, shape)
+        return distill.draw_level(key, shape)

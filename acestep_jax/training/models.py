@@ -1,0 +1,153 @@
+"""The networks of a run: modules, weights or random parameters, and what is trained of them.
+
+`Model` of the configuration says where weights come from: a folder, a hub id, or `asset:<folder>`
+for those shipped inside this package (`asset:nano/acestep-v15-nano`).
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+import acestep_jax
+from acestep_jax import weights
+from acestep_jax.nn import model as model_lib
+from acestep_jax.nn.config import MODELS, TEXT_ENCODERS
+from acestep_jax.nn.model import Networks
+from acestep_jax.nn.vae import VAE
+from acestep_jax.training.config import Model
+from acestep_jax.typing import Array, Params
+
+ASSETS = pathlib.Path(acestep_jax.__file__).parent / "assets"
+_ASSET = "asset:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The networks of a run with their parameters.
+
+    Attributes:
+      networks: the modules.
+      params: {part: parameters}: dit, condition_encoder, tokenizer, detokenizer, text_encoder and
+        null_condition.
+      silence_latent: [1, S, C], the recorded silence; None if no weights were loaded.
+    """
+
+    networks: Networks
+    params: Params
+    silence_latent: Array | None
+
+
+def locate(where: str) -> str:
+    """Turns `asset:<folder>` into the path of a folder of this package; leaves the rest alone."""
+    if where.startswith(_ASSET):
+        return str(ASSETS / where.removeprefix(_ASSET))
+    return where
+
+
+def build(config: Model) -> Networks:
+    """Builds the modules of the presets, without any weights."""
+    return model_lib.build_networks(
+        _preset(MODELS, config.preset),
+        _preset(TEXT_ENCODERS, config.text_preset),
+        dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
+        attention=config.attention,
+    )
+
+
+def load(config: Model, seed: int = 0) -> Loaded:
+    """Builds the modules and loads their weights, or draws them where none are named.
+
+    Args:
+      config: sizes come from the weights' own configuration where there are weights.
+      seed: of random parameters.
+
+    Raises:
+      FileNotFoundError, weights.CheckpointError: if weights are named but not whole.
+    """
+    package = weights.load_model(locate(config.weights)) if config.weights else None
+    text = weights.load_qwen3(locate(config.text_weights)) if config.text_weights else None
+    networks = model_lib.build_networks(
+        package.config if package else _preset(MODELS, config.preset),
+        text.config if text else _preset(TEXT_ENCODERS, config.text_preset),
+        dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
+        attention=config.attention,
+    )
+    params: dict = {}
+    if package is None or text is None:
+        params |= jax.jit(model_lib.init_params, static_argnums=0)(networks, jax.random.key(seed))
+    if package is not None:
+        params |= package.params
+    if text is not None:
+        params["text_encoder"] = text.params
+    return Loaded(networks, params, package.silence_latent if package else None)
+
+
+def shapes(networks: Networks) -> Params:
+    """Gives the shapes of every parameter without making any: {part: ShapeDtypeStructs}."""
+    return jax.eval_shape(lambda key: model_lib.init_params(networks, key), jax.random.key(0))
+
+
+def split(params: Params, trained: Sequence[str]) -> tuple[Params, Params]:
+    """Separates the parts whose names match one of the patterns from the others.
+
+    Raises:
+      ValueError: if a pattern matches no part.
+    """
+    for pattern in trained:
+        if not any(re.search(pattern, name) for name in params):
+            raise ValueError(
+                f"trained={pattern!r} matches no part; the parts are {', '.join(params)}."
+            )
+    chosen = {name for name in params if any(re.search(pattern, name) for pattern in trained)}
+    return (
+        {name: params[name] for name in params if name in chosen},
+        {name: params[name] for name in params if name not in chosen},
+    )
+
+
+def load_vae(config: Model) -> tuple[VAE, Params]:
+    """Loads the autoencoder that the configuration names.
+
+    Raises:
+      ValueError: if it names none.
+    """
+    if not config.vae_weights:
+        raise ValueError("model.vae_weights is empty; name an autoencoder, e.g. asset:nano/vae.")
+    network = weights.load_vae(locate(config.vae_weights))
+    return VAE(network.config), network.params
+
+
+def export(
+    loaded: Loaded, parts: Params, silence_latent: Array, folder: pathlib.Path, dtype: str
+) -> None:
+    """Writes a model as safetensors in the official layout: `model` and `text_encoder` in `folder`.
+
+    Args:
+      loaded: for the networks' sizes.
+      parts: every part's parameters, as in `Loaded.params`.
+      silence_latent: [1, S, C].
+      folder: made if needed.
+      dtype: of the stored tensors.
+    """
+    networks, parts = loaded.networks, jax.device_get(dict(parts))
+    text = weights.Network(networks.text_encoder.config, parts.pop("text_encoder"))
+    package = weights.Model(networks.config, parts, silence_latent)
+    weights.save_model(folder / "model", package, dtype=jnp.dtype(dtype))
+    weights.save_qwen3(folder / "text_encoder", text, dtype=jnp.dtype(dtype))
+
+
+def cast(params: Params, dtype: str) -> Params:
+    """Rounds every parameter to `dtype`, as frozen networks may be kept."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def _preset(presets: dict, name: str) -> object:
+    if name not in presets:
+        raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(presets)}.")
+    return presets[name]

@@ -1,0 +1,103 @@
+"""A batch as the velocity networks read it, and the velocity fields over it.
+
+Encoders run once a batch. Student, teacher and fake score then differ in their parameters alone:
+
+    scene = scene_lib.encode(networks, encoders, batch)
+    velocity = scene_lib.field(networks, params, scene)     # (x_t, t) -> [B, T, C]
+"""
+
+import flax.struct
+import jax.numpy as jnp
+
+from acestep_jax.data.batch import Batch
+from acestep_jax.nn.model import Networks
+from acestep_jax.ops.solvers import VelocityFn
+from acestep_jax.sampling import sampler
+from acestep_jax.tasks import condition
+from acestep_jax.typing import Array, Params
+
+
+@flax.struct.dataclass
+class Scene:
+    """What a velocity depends on besides state and time, and the songs it belongs to.
+
+    Attributes:
+      tokens: condition [B, L, D].
+      mask: valid tokens [B, L], or None to attend padding.
+      null: the null condition [1, 1, D]; one row is enough.
+      context: source latents and edit mask [B, T, 2C].
+      frame_mask: an item's own frames [B, T], or None.
+      real: the songs themselves [B, T, C].
+    """
+
+    tokens: Array
+    mask: Array | None
+    null: Array
+    context: Array
+    frame_mask: Array | None
+    real: Array
+
+
+def encode(
+    networks: Networks,
+    encoders: Params,
+    batch: Batch,
+    *,
+    mask_padding: bool = True,
+    silence_latent: Array | None = None,
+) -> Scene:
+    """Runs the encoders on a batch.
+
+    Args:
+      networks: the modules.
+      encoders: {part: parameters}; condition_encoder, text_encoder and null_condition at least.
+      batch: songs, prompts and masks.
+      mask_padding: False attends padding, as the release does.
+      silence_latent: [1, S, C]; given, sources of covers pass through the 5 Hz codes, which needs
+        tokenizer and detokenizer. None leaves every source as it is.
+    """
+    covers = silence_latent is not None
+    silence = silence_latent if covers else batch.source_latents[:1]
+    made = condition.make_conditions(networks, encoders, batch, silence, covers=covers)
+    return Scene(
+        tokens=made.tokens,
+        mask=made.mask if mask_padding else None,
+        null=encoders["null_condition"],
+        context=made.context,
+        frame_mask=batch.frame_mask.astype(bool) if mask_padding else None,
+        real=batch.latents,
+    )
+
+
+def field(networks: Networks, params: Params, scene: Scene) -> VelocityFn:
+    """Closes a DiT over the scene; keys and values of the condition are computed here, once."""
+    return sampler.conditional_velocity(
+        networks.dit,
+        params,
+        scene.tokens,
+        scene.context,
+        condition_mask=scene.mask,
+        frame_mask=scene.frame_mask,
+    )
+
+
+def null_field(networks: Networks, params: Params, scene: Scene) -> VelocityFn:
+    """Closes a DiT over the scene without its condition."""
+    return field(networks, params, scene.replace(tokens=scene.null, mask=None))
+
+
+def guided_field(
+    networks: Networks, params: Params, scene: Scene, guidance_scale: float
+) -> VelocityFn:
+    """Closes a guided DiT over the scene: v_u + scale (v_c - v_u); scale 1 is `field`."""
+    conditional = field(networks, params, scene)
+    if guidance_scale == 1.0:
+        return conditional
+    unconditional = null_field(networks, params, scene)
+    return sampler.guided_velocity(conditional, unconditional, guidance_scale)
+
+
+def with_other_prompts(scene: Scene) -> Scene:
+    """Gives every item its neighbour's prompt."""
+    mask = None if scene.mask is None else jnp.roll(scene.mask, 1, axis=0)
+    return scene.replace(tokens=jnp.roll(scene.tokens, 1, axis=0), mask=mask)

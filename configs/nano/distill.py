@@ -1,0 +1,55 @@
+"""The demo: distils the shipped nano teacher into an 8-step student, and reports.
+
+Method:   adversarial dynamic-shift distillation (train/distill.py): a short regression to guided
+          end points, then decoupled distribution matching with a ConvNeXt discriminator.
+Command:  make demo, or: python -m train.distill --config configs/nano/distill.py
+Cost:     measured minutes on two cores, once run.      Expect:  distances, once run.
+"""
+
+import dataclasses
+
+from acestep_jax.training.config import Data, Distill, Evaluation, Gan, Model, Optimizer, Warmup
+
+
+def get_config(quick: bool = False) -> Distill:
+    """Gives the run; `quick` shrinks everything and takes a few iterations."""
+    config = Distill(
+        name="nano_distill",
+        num_steps=120,
+        model=Model(
+            weights="asset:nano/acestep-v15-nano",
+            text_weights="asset:nano/text_encoder",
+            vae_weights="asset:nano/vae",
+        ),
+        student=Optimizer(peak_lr=1e-4, b2=0.99, ema_decay=0.98, weight_decay=0.0),
+        fake=Optimizer(peak_lr=3e-4, b2=0.99, weight_decay=0.0),
+        discriminator=Optimizer(peak_lr=3e-4, b1=0.0, b2=0.99),
+        critic_steps=5,
+        guidance_scale=4.0,
+        gan=Gan(widths=(64, 96, 128), blocks=1, layer_scale=0.1),
+        warmup=Warmup(
+            steps=8,
+            updates=8,
+            teacher_steps=24,
+            student=Optimizer(peak_lr=3e-4, b2=0.99, weight_decay=0.0),
+            critic_steps=4,
+        ),
+        evaluation=Evaluation(num_items=8),
+        data=Data(batch_size=8, num_frames=128),
+        log_every=2,
+        save_every=40,
+    )
+    if not quick:
+        return config
+    return dataclasses.replace(
+        config,
+        num_steps=4,
+        critic_steps=1,
+        warmup=dataclasses.replace(
+            config.warmup, steps=1, updates=1, teacher_steps=2, critic_steps=1
+        ),
+        evaluation=Evaluation(num_items=2, teacher_steps=2, student_steps=(2, 1), num_players=1),
+        data=dataclasses.replace(config.data, batch_size=2),
+        log_every=1,
+        save_every=2,
+    )
