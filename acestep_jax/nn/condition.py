@@ -186,9 +186,10 @@ def _resolve_owner(
                 "each clip belongs to."
             )
         return jnp.arange(num_items), 1 if max_refs is None else max_refs
-    if isinstance(owner, jax.core.Tracer):
+    try:
+        counts = np.bincount(np.asarray(owner), minlength=num_items)
+    except jax.errors.TracerArrayConversionError:
         return owner, num_refs if max_refs is None else max_refs
-    counts = np.bincount(np.asarray(owner), minlength=num_items)
     if len(counts) > num_items:
         raise ValueError(f"timbre_owner names item {len(counts) - 1} of {num_items}.")
     most = int(counts.max())

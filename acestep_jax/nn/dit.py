@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from acestep_jax.nn.attention import Attention, KeyValue

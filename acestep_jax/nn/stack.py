@@ -72,9 +72,9 @@ class AlternatingStack(nn.Module):
         Returns:
           The final stream, and {name: {layer: array}}.
         """
-        taps = self._checked(taps or {})
+        wanted_layers = self._checked(taps or {})
         num_pairs = self.num_layers // 2
-        tapped: dict[str, dict[int, Array]] = {name: {} for name in taps}
+        tapped: dict[str, dict[int, Array]] = {name: {} for name in wanted_layers}
 
         def body(pair: Pair, hidden: Array, own: Any, shared: Any) -> tuple[Array, Any]:
             hidden, even = run_layer(pair.sliding, hidden, shared, _at(own, 0))
@@ -82,7 +82,7 @@ class AlternatingStack(nn.Module):
             wanted = {
                 (name, side): offered[name]
                 for side, offered in enumerate((even, odd))
-                for name, layers in taps.items()
+                for name, layers in wanted_layers.items()
                 if any(layer % 2 == side and layer < 2 * num_pairs for layer in layers)
             }
             return hidden, wanted
@@ -90,13 +90,13 @@ class AlternatingStack(nn.Module):
         if num_pairs:
             own = jax.tree.map(lambda x: _paired(x, num_pairs), per_layer)
             hidden, outputs = self._scan(body, num_pairs)(self.pairs, hidden, own, shared)
-            for name, layers in taps.items():
+            for name, layers in wanted_layers.items():
                 for layer in layers:
                     if layer < 2 * num_pairs:
                         tapped[name][layer] = outputs[name, layer % 2][layer // 2]
         if self.num_layers % 2:
             hidden, offered = run_layer(self.last, hidden, shared, _at(per_layer, -1))
-            for name, layers in taps.items():
+            for name, layers in wanted_layers.items():
                 if self.num_layers - 1 in layers:
                     tapped[name][self.num_layers - 1] = offered[name]
         return hidden, tapped

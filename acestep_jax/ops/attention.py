@@ -2,43 +2,55 @@
 
   out = softmax(scale · q kᵀ + mask) v,   query head n reads key head n // (N / K)
 
-| name        | computes                                     | memory in T | where               |
-|-------------|----------------------------------------------|-------------|---------------------|
-| `reference` | every logit at once, in plain sight          | quadratic   | everywhere          |
-| `banded`    | blocks along the band of a sliding window    | linear      | everywhere          |
-| `chunked`   | some query rows at a time, recomputed in the gradient | linear | everywhere      |
-| `cudnn`     | cuDNN's fused kernel, no sliding window      | linear      | NVIDIA, 16-bit      |
-| `splash`    | the Pallas kernel shipped with JAX           | linear      | TPU, H a multiple of 128 |
+| name        | computes                                         | memory in T | where             |
+|-------------|--------------------------------------------------|-------------|-------------------|
+| `reference` | every logit at once, in plain sight              | quadratic   | everywhere        |
+| `banded`    | blocks along the band of a window, all together  | linear      | everywhere        |
+| `chunked`   | a few query rows after another, with a window    | linear      | everywhere        |
+|             | only against the keys their band reaches         |             |                   |
+| `cudnn`     | cuDNN's fused kernel, without a window           | linear      | NVIDIA, 16 bits   |
+| `splash`    | the Pallas kernel shipped with JAX               | linear      | TPU, H = 128, 256 |
 
-`auto` takes a fused kernel where the attached accelerator has one that covers the case, else
-`portable`: the best of the first three, which lower for every platform and differentiate forwards
-and backwards. A program exported for another platform than the attached one asks for `portable` or
-for a kernel by name.
+`auto` takes what is fastest on the attached device: a fused kernel where it covers the case, on a
+processor the rows that fit its cache, else `portable`, which is the best of the first three for an
+accelerator. These three lower for every platform and differentiate forwards and backwards. A
+program exported for another platform than the attached one asks for `portable`, or for a kernel by
+name.
 
 Logits and softmax are float32 whatever the inputs. A query that sees no key at all averages all
 keys alike, as the release's finite mask makes it do; see `ops/masks.py`.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from acestep_jax.ops import masks
+from acestep_jax.ops import fused, masks
 
 Array = jax.Array
 
 IMPLEMENTATIONS = (
-    "auto", "portable", "reference", "banded", "chunked", "cudnn", "splash", "splash_interpret",
-)  # fmt: skip
+    "auto",
+    "portable",
+    "reference",
+    "banded",
+    "chunked",
+    "cudnn",
+    "splash",
+    "splash_interpret",
+)
 """Accepted names; `splash_interpret` runs the TPU kernel's program on any device, for tests."""
 
-# Logits (B·N·T·S) beyond which full attention goes through query chunks. 2^22 float32 logits are
-# 16 MiB: about what stays in the caches of a processor, and little on an accelerator.
-_DENSE_LOGITS = 1 << 22
-_SPLASH_BLOCK = 128  # lanes of a TPU register: the kernel's lengths are multiples of it
+# Logits (B·N·T·S) beyond which full attention goes through query chunks on an accelerator: 64 MiB.
+_DENSE_LOGITS = 1 << 24
+# On a processor the logits of a chunk should stay in its caches: 4 MiB, and at most 64 rows where a
+# window bounds the keys. Measured on one AVX-512 core, 8 heads of 64 channels, float32: 750 tokens
+# full 26.8 ms at once and 8.9 ms in chunks, window 128 30.5 and 4.6 ms; 3,000 tokens 400 and 149,
+# 571 and 18 ms.
+_CACHED_LOGITS = 1 << 20
+_WINDOWED_ROWS = 64
 
 
 def attention(
@@ -77,15 +89,14 @@ def attention(
     if window is not None and window >= k.shape[1] - 1:
         window = None  # the band covers everything
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    plain = isinstance(query_offset, int) and query_offset == 0
-    name = _choose(implementation, q, k, window, causal, plain)
-    run = _RUN[name]
-    if name not in ("reference", "chunked") and not plain:
-        raise ValueError(f"implementation={name!r} takes no query_offset; use 'reference'.")
+    offset_free = isinstance(query_offset, int) and query_offset == 0
+    name = _choose(implementation, q, k, window, causal, offset_free)
     arguments = dict(window=window, key_mask=key_mask, causal=causal, scale=scale)
-    if name in ("reference", "chunked"):
+    if name == "reference":
         arguments["query_offset"] = query_offset
-    return run(q, k, v, **arguments)
+    elif not offset_free:
+        raise ValueError(f"implementation={name!r} takes no query_offset; use 'reference'.")
+    return _RUN[name](q, k, v, **arguments)
 
 
 def probabilities(
@@ -106,10 +117,9 @@ def probabilities(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     mask = _mask(q.shape[1], k.shape[1], window, key_mask, causal, 0)
-    logits = _logits(q, k, mask, scale)  # [B, K, T, G, S]
-    weights = jax.nn.softmax(logits, axis=-1)
-    batch, _, length, _, num_keys = weights.shape
-    return weights.swapaxes(2, 3).reshape(batch, -1, length, num_keys)
+    logits = _logits(_group(q, k.shape[2]), k.swapaxes(1, 2), mask, scale)
+    weights = jax.nn.softmax(logits, axis=-1).swapaxes(2, 3)
+    return weights.reshape(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
 
 
 def _check(q: Array, k: Array, window: int | None, implementation: str) -> None:
@@ -125,53 +135,87 @@ def _check(q: Array, k: Array, window: int | None, implementation: str) -> None:
         )
 
 
-def _choose(name: str, q: Array, k: Array, window: int | None, causal: bool, plain: bool) -> str:
+def _choose(
+    name: str, q: Array, k: Array, window: int | None, causal: bool, offset_free: bool
+) -> str:
     """Resolves `auto` and `portable` by attached device, shapes and dtype."""
-    if name == "auto":
-        backend = jax.default_backend()
-        half = q.dtype in (jnp.bfloat16, jnp.float16)
-        if backend == "gpu" and half and plain and window is None and q.shape[-1] <= 128:
-            return "cudnn"
-        if backend == "tpu" and plain and q.shape[-1] % _SPLASH_BLOCK == 0:
-            # below four blocks, padding to the kernel's block costs more than it saves
-            if min(q.shape[1], k.shape[1]) >= 4 * _SPLASH_BLOCK and not causal:
-                return "splash"
     if name not in ("auto", "portable"):
         return name
-    if window is not None and plain and q.shape[1] > 4 * window:
+    length, num_keys = q.shape[1], k.shape[1]
+    if not offset_free or length == 1:
+        return "reference"
+    if name == "auto":
+        fast = _choose_for_device(jax.default_backend(), q, k, window, causal)
+        if fast is not None:
+            return fast
+    if window is not None and length > 4 * window:
         return "banded"
-    logits = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
-    return "reference" if logits <= _DENSE_LOGITS or q.shape[1] == 1 else "chunked"
+    return (
+        "reference" if q.shape[0] * q.shape[2] * length * num_keys <= _DENSE_LOGITS else "chunked"
+    )
 
 
-# --- portable implementations -------------------------------------------------------------------
+def _choose_for_device(
+    backend: str, q: Array, k: Array, window: int | None, causal: bool
+) -> str | None:
+    """Names what beats the portable choice on a backend, if anything does."""
+    _, length, _, width = q.shape
+    if backend == "cpu":
+        return "chunked" if _chunk_rows(q, k, window) < length else "reference"
+    if backend == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and window is None:
+        return "cudnn" if width <= 128 else None
+    # one TPU only: the kernel is not partitioned by itself; short lengths lose by padding to blocks
+    alone = backend == "tpu" and jax.device_count() == 1
+    if alone and width % fused.SPLASH_BLOCK == 0 and not causal:
+        return "splash" if min(length, k.shape[1]) >= 4 * fused.SPLASH_BLOCK else None
+    return None
+
+
+# --- the portable implementations ---------------------------------------------------------------
+
+
+def _group(q: Array, num_kv_heads: int) -> Array:
+    """Splits query heads by the key head they share: [B, T, N, H] to [B, K, T, G, H]."""
+    batch, length, heads, width = q.shape
+    grouped = q.reshape(batch, length, num_kv_heads, heads // num_kv_heads, width)
+    return grouped.transpose(0, 2, 1, 3, 4)
+
+
+def _ungroup(out: Array) -> Array:
+    """Joins the heads again: [B, K, T, G, H] to [B, T, N, H]."""
+    batch, _, length, _, width = out.shape
+    return out.transpose(0, 2, 1, 3, 4).reshape(batch, length, -1, width)
 
 
 def _logits(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
-    """scale · q kᵀ with masked entries at the finite minimum, float32 [B, K, T, G, S].
+    """Multiplies scale · q kᵀ, masked entries at the finite minimum, float32 [B, K, T, G, S].
 
-    Rows stand in the order the product leaves them in (T before G), so that nothing as large as the
-    logits is ever transposed; keys are not repeated for the query heads that share them.
+    Heads come first and rows of one key head stand together, (T, G) as one axis: a plain batch of
+    matrix products, and no key is repeated for the query heads that share it.
     """
-    batch, length, heads, width = q.shape
-    grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], width)
-    logits = jnp.einsum("BTKGH,BSKH->BKTGS", grouped * scale, k, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BKTGH,BKSH->BKTGS", q * scale, k, preferred_element_type=jnp.float32)
     if mask is None:
         return logits
     return jnp.where(mask[:, None, :, None, :], logits, jnp.finfo(jnp.float32).min)
 
 
 def _attend(q: Array, k: Array, v: Array, mask: Array | None, scale: float) -> Array:
-    """softmax(logits) v, dividing after the product: one pass less over the logits."""
+    """Computes softmax(logits) v, dividing after the product: one pass less over the logits.
+
+    Args:
+      q: [B, K, T, G, H].
+      k, v: [B, K, S, H].
+      mask: [B or 1, T or 1, S] or None.
+      scale: factor on the logits.
+    """
     logits = _logits(q, k, mask, scale)
     peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     weights = jnp.exp(logits - peak)
-    total = weights.sum(axis=-1)  # [B, K, T, G]
+    total = weights.sum(axis=-1, keepdims=True)
     out = jnp.einsum(
-        "BKTGS,BSKH->BKTGH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+        "BKTGS,BKSH->BKTGH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
-    out = (out / total[..., None]).astype(q.dtype)
-    return out.swapaxes(1, 2).reshape(q.shape)
+    return (out / total).astype(q.dtype)
 
 
 def _mask(
@@ -182,7 +226,7 @@ def _mask(
     causal: bool,
     query_offset: int | Array,
 ) -> Array | None:
-    """All that hides keys, [B or 1, T or 1, S]; None if nothing does."""
+    """Joins all that hides keys, [B or 1, T or 1, S]; None if nothing does."""
     shape = masks.geometry(length, num_keys, window=window, is_causal=causal, offset=query_offset)
     if key_mask is None:
         return None if shape is None else shape[None]
@@ -202,7 +246,17 @@ def _reference(
     query_offset: int | Array = 0,
 ) -> Array:
     mask = _mask(q.shape[1], k.shape[1], window, key_mask, causal, query_offset)
-    return _attend(q, k, v, mask, scale)
+    grouped = _group(q, k.shape[2])
+    return _ungroup(_attend(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale))
+
+
+def _chunk_rows(q: Array, k: Array, window: int | None) -> int:
+    """Picks the query rows a chunk: equal chunks whose logits stay within `_CACHED_LOGITS`."""
+    batch, length, heads, _ = q.shape
+    reach = k.shape[1] if window is None else min(k.shape[1], _WINDOWED_ROWS + 2 * window)
+    most = max(16, _CACHED_LOGITS // (batch * heads * reach))
+    most = most if window is None else min(most, _WINDOWED_ROWS)
+    return -(-length // -(-length // most))
 
 
 def _chunked(
@@ -214,36 +268,58 @@ def _chunked(
     key_mask: Array | None,
     causal: bool,
     scale: float,
-    query_offset: int | Array = 0,
 ) -> Array:
     """Attends from a few query rows at a time; the gradient recomputes each chunk's logits."""
-    batch, length, heads, width = q.shape
-    size = _chunk_size(batch * heads, length, k.shape[1])
-    count = -(-length // size)
-    padded = jnp.pad(q, ((0, 0), (0, count * size - length), (0, 0), (0, 0)))
-    chunks = padded.reshape(batch, count, size, heads, width).swapaxes(0, 1)
+    length, num_keys, rows = q.shape[1], k.shape[1], _chunk_rows(q, k, window)
+    count = -(-length // rows)
+    margin = 0 if window is None else window
+    reach = num_keys if window is None else rows + 2 * window
+    # behind the last row come rows of zeros; before the first key and behind the last, hidden keys
+    q_rows = _pad_axis(_group(q, k.shape[2]), 2, 0, count * rows - length)
+    after = 0 if window is None else count * rows + margin - num_keys
+    keys, values = (_pad_axis(x.swapaxes(1, 2), 2, margin, after) for x in (k, v))
+    present = None if key_mask is None else _pad_axis(key_mask.astype(bool), 1, margin, after)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def attend(chunk: tuple[Array, Array]) -> Array:
-        rows, start = chunk
-        mask = None if key_mask is None else key_mask[:, None, :].astype(bool)
-        if causal or window is not None:
-            query = start + jnp.arange(size)[:, None]
-            key = jnp.arange(k.shape[1])[None, :]
-            shape = jnp.ones((size, k.shape[1]), bool)
-            shape = shape if window is None else jnp.abs(query - key) <= window
-            shape = shape & (key <= query + query_offset) if causal else shape
-            mask = shape[None] if mask is None else mask & shape[None]
-        return _attend(rows, k, v, mask, scale)
+    def attend(start: Array) -> Array:
+        first = 0 if window is None else start  # in `keys`; position start - margin
 
-    out = jax.lax.map(attend, (chunks, jnp.arange(count) * size))
-    return out.swapaxes(0, 1).reshape(batch, count * size, heads, width)[:, :length]
+        def cut(x: Array, axis: int) -> Array:
+            return x if window is None else jax.lax.dynamic_slice_in_dim(x, first, reach, axis)
+
+        key = first - margin + jnp.arange(reach)[None, :]
+        query = start + jnp.arange(rows)[:, None]
+        seen = _visible(query, key, num_keys, window, causal)
+        mask = None if seen is None else seen[None]
+        if present is not None:
+            here = cut(present, 1)[:, None, :]
+            mask = here if mask is None else here & mask
+        chunk = jax.lax.dynamic_slice_in_dim(q_rows, start, rows, 2)
+        return _attend(chunk, cut(keys, 2), cut(values, 2), mask, scale)
+
+    out = jax.lax.map(attend, jnp.arange(count) * rows)  # [count, B, K, rows, G, H]
+    out = jnp.moveaxis(out, 0, 2)
+    out = _ungroup(out.reshape(*out.shape[:2], count * rows, *out.shape[4:]))[:, :length]
+    if key_mask is None or window is None:
+        return out  # every query sees itself, or all keys were there to average
+    sighted = masks.sees_a_key(key_mask, length, window=window, is_causal=causal)
+    return fused.fill_blind_rows(out, v, sighted)
 
 
-def _chunk_size(rows_per_query: int, length: int, num_keys: int) -> int:
-    """Query rows whose logits fill `_DENSE_LOGITS`, in equal chunks of at least 16 rows."""
-    most = max(16, _DENSE_LOGITS // (rows_per_query * num_keys))
-    return -(-length // -(-length // most))
+def _visible(
+    query: Array, key: Array, num_keys: int, window: int | None, causal: bool
+) -> Array | None:
+    """Compares positions of queries [T, 1] and keys [1, S]; None if all is seen."""
+    if window is None:
+        return key <= query if causal else None
+    seen = (jnp.abs(query - key) <= window) & (key >= 0) & (key < num_keys)
+    return seen & (key <= query) if causal else seen
+
+
+def _pad_axis(x: Array, axis: int, before: int, after: int) -> Array:
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (before, after)
+    return jnp.pad(x, widths)
 
 
 def _banded(
@@ -256,7 +332,7 @@ def _banded(
     causal: bool,
     scale: float,
 ) -> Array:
-    """Attends block by block to the previous, own and next block of keys.
+    """Attends block by block to the previous, own and next block of keys, all blocks at once.
 
     With blocks as long as the window, a query's band lies within three of them.
     """
@@ -267,128 +343,32 @@ def _banded(
     count = -(-length // block)
     tail = count * block - length
 
-    def blocks_of(x: Array) -> Array:  # [B, S, ...] -> [B · count, 3 · block, ...]
-        padding = ((0, 0), (block, block + tail)) + ((0, 0),) * (x.ndim - 2)
-        split = jnp.pad(x, padding).reshape(x.shape[0], count + 2, block, *x.shape[2:])
+    def three_blocks(x: Array) -> Array:  # [B, S, ...] -> [B · count, 3 · block, ...]
+        split = _pad_axis(x, 1, block, block + tail)
+        split = split.reshape(x.shape[0], count + 2, block, *x.shape[2:])
         joined = jnp.concatenate([split[:, :-2], split[:, 1:-1], split[:, 2:]], axis=2)
         return joined.reshape(-1, 3 * block, *x.shape[2:])
 
     present = jnp.ones((1, length), bool) if key_mask is None else key_mask.astype(bool)
-    seen = blocks_of(present)[:, None, :] & _band_of_block(block, window, causal)[None]
-    if key_mask is None:
-        seen = jnp.tile(seen, (batch, 1, 1))
-    rows = jnp.pad(q, ((0, 0), (0, tail), (0, 0), (0, 0))).reshape(-1, block, heads, width)
-    out = _attend(rows, blocks_of(k), blocks_of(v), seen, scale)
+    distance = jnp.arange(block)[:, None] - (jnp.arange(3 * block)[None, :] - block)
+    inside = (jnp.abs(distance) <= window) & ((distance >= 0) | (not causal))
+    seen = three_blocks(present)[:, None, :] & inside[None]
+    seen = jnp.tile(seen, (batch, 1, 1)) if key_mask is None else seen
+    rows = _pad_axis(q, 1, 0, tail).reshape(-1, block, heads, width)
+    keys, values = (three_blocks(x).swapaxes(1, 2) for x in (k, v))
+    out = _ungroup(_attend(_group(rows, k.shape[2]), keys, values, seen, scale))
     out = out.reshape(batch, count * block, heads, width)[:, :length]
     if key_mask is None:
         return out  # every query sees itself
     sighted = seen.any(axis=-1).reshape(batch, count * block)[:, :length]
-    return _fill_blind_rows(out, v, sighted)
-
-
-def _band_of_block(block: int, window: int, causal: bool) -> Array:
-    """The band between a block of queries and its three blocks of keys, [block, 3 · block]."""
-    distance = jnp.arange(block)[:, None] - (jnp.arange(3 * block)[None, :] - block)
-    seen = jnp.abs(distance) <= window
-    return seen & (distance >= 0) if causal else seen
-
-
-def _fill_blind_rows(out: Array, v: Array, sighted: Array) -> Array:
-    """Gives queries that see no key the average of all values, as the finite mask would.
-
-    Args:
-      out: [B, T, N, H].
-      v: [B, S, K, H].
-      sighted: [B, T], whether the query sees any key.
-    """
-    mean = jnp.mean(v.astype(jnp.float32), axis=1, keepdims=True).astype(out.dtype)
-    mean = jnp.repeat(mean, out.shape[2] // v.shape[2], axis=2)
-    return jnp.where(sighted[..., None, None], out, mean)
-
-
-# --- fused kernels ------------------------------------------------------------------------------
-
-
-def _cudnn(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    window: int | None,
-    key_mask: Array | None,
-    causal: bool,
-    scale: float,
-) -> Array:
-    if window is not None:
-        raise ValueError("cuDNN has no window open to both sides; use 'banded' or 'auto'.")
-    mask = None
-    if key_mask is not None:  # a mask becomes a bias, which the kernel wants at full length
-        mask = key_mask[:, None, None, :].astype(bool)
-        mask = jnp.broadcast_to(mask, (q.shape[0], 1, q.shape[1], k.shape[1]))
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
-    )
-    if key_mask is None:
-        return out
-    return _fill_blind_rows(out, v, masks.sees_a_key(key_mask, q.shape[1], is_causal=causal))
-
-
-def _splash(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    window: int | None,
-    key_mask: Array | None,
-    causal: bool,
-    scale: float,
-    interpret: bool = False,
-) -> Array:
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
-    length, num_keys = q.shape[1], k.shape[1]
-    q_padded, k_padded, v_padded = (_pad_to_blocks(x) for x in (q * scale, k, v))
-    shape = (q_padded.shape[1], k_padded.shape[1])
-    if window is not None:
-        mask = splash.LocalMask(shape, (window, 0 if causal else window), offset=0)
-    else:
-        mask = splash.CausalMask(shape) if causal else splash.FullMask(shape)
-    sizes = {name: _SPLASH_BLOCK for name in _SPLASH_BLOCK_FIELDS}
-    kernel = splash.make_splash_mha(
-        splash.MultiHeadMask([mask] * q.shape[2]),
-        block_sizes=splash.BlockSizes(**sizes),
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=interpret,
-    )
-    present = jnp.ones(k.shape[:2], bool) if key_mask is None else key_mask.astype(bool)
-    present = jnp.pad(present, ((0, 0), (0, shape[1] - num_keys))).astype(jnp.int32)
-    everyone = jnp.ones((q.shape[0], shape[0]), jnp.int32)  # keys of segment 0 are seen by none
-    heads_first = (x.swapaxes(1, 2) for x in (q_padded, k_padded, v_padded))
-    out = jax.vmap(kernel)(*heads_first, splash.SegmentIds(everyone, present))
-    out = out.swapaxes(1, 2)[:, :length].astype(q.dtype)
-    if key_mask is None:
-        return out
-    sighted = masks.sees_a_key(key_mask, length, window=window, is_causal=causal)
-    return _fill_blind_rows(out, v, sighted)
-
-
-_SPLASH_BLOCK_FIELDS = (
-    "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-    "block_kv_dkv_compute", "block_q_dq", "block_kv_dq",
-)  # fmt: skip
-
-
-def _pad_to_blocks(x: Array) -> Array:
-    target = math.ceil(x.shape[1] / _SPLASH_BLOCK) * _SPLASH_BLOCK
-    return jnp.pad(x, ((0, 0), (0, target - x.shape[1]), (0, 0), (0, 0)))
+    return fused.fill_blind_rows(out, v, sighted)
 
 
 _RUN: dict[str, Callable[..., Array]] = {
     "reference": _reference,
     "chunked": _chunked,
     "banded": _banded,
-    "cudnn": _cudnn,
-    "splash": _splash,
-    "splash_interpret": functools.partial(_splash, interpret=True),
+    "cudnn": fused.cudnn_attention,
+    "splash": fused.splash_attention,
+    "splash_interpret": functools.partial(fused.splash_attention, interpret=True),
 }

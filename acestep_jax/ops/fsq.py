@@ -85,7 +85,7 @@ def quantize(z: Array, levels: Sequence[int], *, bfloat16: bool = False) -> tupl
       bfloat16: use the release's bfloat16 constants, see `bound` and `values_from_digits`.
 
     Returns:
-      Values [..., len(levels)] in [-1, 1], whose gradient is that of `bound`, and int32 codes [...].
+      Values [..., len(levels)] in [-1, 1], whose gradient is that of `bound`; int32 codes [...].
     """
     bounded = bound(z.astype(jnp.float32), levels, bfloat16=bfloat16)
     digits = digits_from_values(bounded, levels)

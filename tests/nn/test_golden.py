@@ -6,6 +6,7 @@ last, the sum and the norm are kept.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +194,7 @@ def test_codes_and_back():
 
 def _sample(times, velocity):
     x_t = noise("noise", (2, 21, 64))
-    for t, t_next in zip(times[:-1], times[1:]):
+    for t, t_next in itertools.pairwise(times):
         x_t = x_t - velocity(x_t, t) * (t - t_next)
     return x_t
 
