@@ -256,22 +256,18 @@ class Checkpoints:
             )
 
 
-def load_params(
-    workdir: str | pathlib.Path, network: str, *, average: bool = True, step: int | None = None
-) -> Params:
-    """Loads one network's parameters from a run, without its optimizer state.
+def load_all(workdir: str | pathlib.Path, step: int | None = None) -> dict[str, dict[str, Params]]:
+    """Loads the parameters of a run without its optimizer state.
 
     Args:
       workdir: the run's folder.
-      network: its name in the training state.
-      average: the moving average where there is one.
       step: which checkpoint; the newest by default.
 
     Returns:
-      Parameters as arrays on the first device.
+      {"params": {network: parameters}, "average": {network: parameters}}, on the first device.
 
     Raises:
-      CheckpointError: if there is no such checkpoint or network, or it is damaged.
+      CheckpointError: if there is no such checkpoint, or it is damaged.
     """
     folder = pathlib.Path(workdir).absolute() / "checkpoints"
     step = _newest(folder) if step is None else step
@@ -283,28 +279,51 @@ def load_params(
     handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
     item = folder / str(step) / "params"
     described: Any = handler.metadata(item).item_metadata
-    tree = described.tree
-    groups = {group: networks for group, networks in tree.items() if networks}
-    group = "average" if average and network in groups.get("average", {}) else "params"
-    if network not in groups[group]:
-        raise CheckpointError(
-            f"{folder} has no network {network!r}, only {list(groups['params'])}."
-        )
     target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_first_device()), tree
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_first_device()), described.tree
     )
-    return handler.restore(item, args=ocp.args.StandardRestore(target))[group][network]
+    return handler.restore(item, args=ocp.args.StandardRestore(target))
+
+
+def load_params(
+    workdir: str | pathlib.Path, network: str, *, average: bool = True, step: int | None = None
+) -> Params:
+    """Loads one network's parameters from a run.
+
+    Args:
+      workdir: the run's folder.
+      network: its name in the training state.
+      average: the moving average where there is one.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      CheckpointError: as `load_all`, and if there is no such network.
+    """
+    groups = load_all(workdir, step)
+    if network not in groups["params"]:
+        raise CheckpointError(
+            f"{workdir} has no network {network!r}, only {list(groups['params'])}."
+        )
+    averages = (groups["average"] or {}) if average else {}
+    return averages.get(network, groups["params"][network])
 
 
 def _first_device() -> SingleDeviceSharding:
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
+def steps_on_disk(workdir: str | pathlib.Path) -> list[int]:
+    """Lists the finished checkpoints of a run, oldest first."""
+    return _steps(pathlib.Path(workdir) / "checkpoints")
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
+
+
 def _newest(folder: pathlib.Path) -> int | None:
-    if not folder.is_dir():
-        return None
-    steps = [int(path.name) for path in folder.iterdir() if re.fullmatch(r"\d+", path.name)]
-    return max(steps, default=None)
+    return max(_steps(folder), default=None)
 
 
 def _params_item(state: TrainState) -> dict[str, Any]:

@@ -88,6 +88,8 @@ class Loop:
     def steps(self, start: int) -> Iterator[int]:
         """Counts from `start` to num_steps, tracing the steps the configuration asks for."""
         config = self.config
+        if self.metrics is not None and start < config.num_steps:
+            self.metrics.say(f"Compiling, then training from step {start} to {config.num_steps}.")
         profiling = False
         for step in range(start, config.num_steps):
             if step == config.profile_start:

@@ -126,6 +126,13 @@ class Metrics:
         if self._board is not None:
             self._board.close()
 
+    def say(self, words: str) -> None:
+        """Tells what is happening between lines of progress."""
+        if jax.process_index() == 0:
+            start = "\r\x1b[K" if self._stream.isatty() else ""
+            self._stream.write(f"{start}{words}\n")
+            self._stream.flush()
+
     def note(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers at once, as evaluations do: a line of their own, not averaged."""
         self._record(step, {name: float(value) for name, value in values.items()})

@@ -116,7 +116,7 @@ def _clip_trained(max_norm: float, labels: Any) -> optax.GradientTransformation:
 def muon_dimensions(params: Params) -> Any:
     """Says which axes of each weight Muon treats as a matrix: the inputs against the outputs.
 
-    Convolutions `[k, in, out]` are orthogonalised as (k in, out); scanned matrices
+    Convolutions `[*k, in, out]` are orthogonalised as (k in, out); scanned matrices
     `[layer, in, out]` one by one.
     """
 
@@ -125,8 +125,8 @@ def muon_dimensions(params: Params) -> Any:
         if value.ndim < 2:
             return None
         if re.search(r"(^|/)(weight_v|proj_in/kernel|proj_out/kernel)$", name):
-            reduction = tuple(range(value.ndim - 3, value.ndim - 1))
-            return MuonDimensionNumbers(reduction_axis=reduction, output_axis=value.ndim - 1)
+            taps_and_inputs = tuple(range(value.ndim - 1))
+            return MuonDimensionNumbers(taps_and_inputs, output_axis=value.ndim - 1)
         return MuonDimensionNumbers(reduction_axis=value.ndim - 2, output_axis=value.ndim - 1)
 
     return jax.tree_util.tree_map_with_path(dimensions, params)

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from acestep_jax.nn import audio_discriminator, discriminator
+from acestep_jax.nn import config as nn_config
+from acestep_jax.nn import vae as vae_lib
 from acestep_jax.ops import sharding
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import models, optim
 from acestep_jax.training import state as state_lib
 from tests.training import toy_run
 
@@ -147,3 +151,34 @@ def test_a_state_is_its_own_even_if_it_starts_from_another_network():
     batches = toy_run.Sines(config, mesh_lib.make_mesh(config.mesh))
     toy_run.make_step(config, optimizer)(state, next(batches))  # donates the state
     assert float(jnp.abs(teacher["up_proj"]["kernel"]).max()) > 0  # the teacher is still there
+
+
+def shapes_of(name):
+    """Traces the parameters of a network, at its released size where there is one."""
+    audio, key = jnp.zeros((1, 8 * 1920, 2)), jax.random.key(0)
+    if name in nn_config.MODELS:
+        text = "nano" if name == "nano" else "qwen3_embedding_0p6b"
+        return models.shapes(models.build(config_lib.Model(preset=name, text_preset=text)))
+    if name == "vae":
+        vae = vae_lib.VAE(nn_config.VAES["vae"])
+        return jax.eval_shape(vae.init, key, audio, key)["params"]
+    if name == "audio_discriminator":
+        judge = audio_discriminator.ScaleDiscriminator(window=512)
+        return jax.eval_shape(judge.init, key, audio)["params"]
+    x, t, condition = jnp.zeros((1, 64, 64)), jnp.zeros((1,)), jnp.zeros((1, 8, 64))
+    judge = discriminator.LatentDiscriminator()
+    return jax.eval_shape(judge.init, key, x, t, condition)["params"]
+
+
+NETWORKS = ["turbo", "xl_turbo", "nano", "vae", "audio_discriminator", "latent_discriminator"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_of_every_network_has_a_place_and_a_group(name):
+    shapes = shapes_of(name)
+    mesh = mesh_lib.make_mesh(config_lib.Mesh(fsdp=8))
+    places = mesh_lib.parameter_shardings(shapes, mesh)
+    optim.group_parameters(config_lib.Optimizer(), shapes)
+    total, local = mesh_lib.sharded_bytes(shapes, places)
+    if name in ("turbo", "xl_turbo"):  # vectors and small tables stay whole
+        assert local / total < 1.01 / 8

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+from acestep_jax.training.checkpoint import steps_on_disk
+
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = pathlib.Path(__file__).with_name("toy_run.py")
 
@@ -16,10 +18,6 @@ def run_toy(workdir, *arguments):
     return subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-
-
-def steps_on_disk(workdir):
-    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
 def test_every_way_of_dying_leaves_the_last_checkpoint_and_the_same_final_state(tmp_path):
