@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import optax
 from absl import logging
 
-from acestep_jax.data import loader
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import distill, flow, losses, timesteps
@@ -201,23 +200,16 @@ def make_optimizers(config: Distill, params: Params) -> dict[str, optax.Gradient
     return rules | {"warmup": optim.make_optimizer(before.student, count, params["student"])}
 
 
-def make_state(game: Game, frozen: Params, scene: Scene) -> TrainState:
-    """Starts student and fake score as the teacher, and the discriminator at random.
-
-    Args:
-      game: configuration and modules.
-      frozen: {"teacher", "encoders"} parameters.
-      scene: any batch; only widths are read.
-    """
+def make_state(game: Game, teacher: Params) -> TrainState:
+    """Starts student and fake score as the teacher, and the discriminator at random."""
     config, key = game.config, jax.random.key(game.config.seed)
 
     def copy() -> Params:  # a donated state holds no buffer twice
-        return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), frozen["teacher"])
+        return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), teacher)
 
     params = {"student": copy(), "fake": copy()}
     if config.gan.discriminator != "none":
-        own_key = jax.random.fold_in(key, 1)
-        params["discriminator"] = game.adversary.init(own_key, frozen["teacher"], scene)
+        params["discriminator"] = game.adversary.init(jax.random.fold_in(key, 1), teacher)
     optimizers = make_optimizers(config, params)
     if config.warmup.steps:
         optimizers["student"] = optimizers["warmup"]
@@ -338,13 +330,11 @@ def main(config: Distill) -> None:
     mesh = mesh_lib.make_mesh(config.mesh)
     loaded = models.load(config.model, config.seed)
     game = make_game(config, loaded.networks)
-    open_batches = functools.partial(loader.make_batches, config.data, seed=config.seed)
-    batches = open_batches(split="train")
+    batches = models.open_batches(config, "train")
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = place_frozen(config, loaded.params, mesh)
-        example = jax.eval_shape(functools.partial(encode, game), frozen, next(open_batches()))
-        init = functools.partial(make_state, game, frozen, example)
+        init = functools.partial(make_state, game, frozen["teacher"])
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)
         shapes = jax.eval_shape(init)
@@ -359,11 +349,12 @@ def main(config: Distill) -> None:
         parts = frozen["encoders"] | {"dit": student}
         silence = loaded.silence_latent
         silence = jnp.asarray(batches.silence_latent) if silence is None else silence
-        models.export(loaded, parts, silence, run.workdir / "export", config.model.export_dtype)
-        held_out = mesh_lib.place_batch(next(open_batches(split="validation")), mesh)
-        scene = steps.encode(frozen, held_out)
+        models.export(config.model, loaded, parts, silence, run.workdir / "export")
+        count = config.evaluation.num_items
+        held_out = next(models.open_batches(config, "validation", count))
+        scene = steps.encode(frozen, mesh_lib.place_batch(held_out, mesh))
         table, audio = compare.compare(config, game.networks, frozen["teacher"], student, scene)
-        prompts = compare.captions(held_out, loader.NANO_TOKENIZER)
+        prompts = compare.captions(held_out, models.tokenizer_folder(config.model))
         path = compare.write_report(config, run.workdir, table, audio, prompts)
         logging.warning("Report: %s", path)
 

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from acestep_jax.data import loader
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import flow, losses, timesteps
@@ -193,7 +192,7 @@ def main(config: TrainDiT) -> None:
     loaded = models.load(config.model, config.seed)
     trained, frozen = models.split(loaded.params, config.trained)
     frozen = models.cast(frozen, config.model.frozen_dtype)
-    batches = loader.make_batches(config.data, seed=config.seed, split="train")
+    batches = models.open_batches(config, "train")
     silence = loaded.silence_latent
     silence = jnp.asarray(batches.silence_latent) if silence is None else silence
     setting = Setting(config, loaded.networks, silence if config.covers else None)
@@ -207,7 +206,7 @@ def main(config: TrainDiT) -> None:
         evaluate = make_evaluate(setting)
 
         def held_out() -> dict[str, float]:
-            fresh = loader.make_batches(config.data, seed=config.seed, split="validation")
+            fresh = models.open_batches(config, "validation")
             placed = (mesh_lib.place_batch(batch, mesh) for batch in fresh)
             return held_out_error(
                 evaluate, state.best("model"), frozen, placed, config.eval_batches
@@ -224,7 +223,7 @@ def main(config: TrainDiT) -> None:
         run.metrics.note(config.num_steps, numbers)
         folder = run.workdir / "export"
         parts = frozen | state.best("model")
-        models.export(loaded, parts, silence, folder, config.model.export_dtype)
+        models.export(config.model, loaded, parts, silence, folder)
         logging.warning(
             "Held-out error %.4f after %d steps; averaged weights exported to %s.",
             numbers["eval/error"],

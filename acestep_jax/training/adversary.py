@@ -44,19 +44,24 @@ class Adversary:
     networks: Networks
     module: nn.Module
 
-    def init(self, key: Key, features: Params, scene: Scene) -> Params:
-        """Draws the discriminator's parameters; {} without a discriminator.
+    def init(self, key: Key, features: Params) -> Params:
+        """Draws the discriminator's parameters, from a scene of zeros.
 
         Args:
           key: a random key.
           features: DiT parameters, for a feature discriminator.
-          scene: any batch, or a small one of the right widths.
         """
-        if self.config.discriminator == "none":
-            return {}
-        t = jnp.ones(scene.real.shape[:1])
-        seen = self._seen(features, scene.real, t, scene)
-        return self.module.init(key, seen, t, scene.tokens, scene.mask, scene.frame_mask)["params"]
+        config = self.networks.config
+        channels, width = config.audio_acoustic_hidden_dim, config.encoder.width
+        frames, null = jnp.zeros((1, 8, channels)), jnp.zeros((1, 1, width))
+        context = jnp.concatenate([frames, frames], axis=-1)
+        scene = Scene(null, None, null, context, None, frames)
+
+        def draw(key: Key) -> Params:
+            seen = self._seen(features, frames, jnp.ones(1), scene)
+            return self.module.init(key, seen, jnp.ones(1), scene.tokens)["params"]
+
+        return jax.jit(draw)(key)
 
     def judge(
         self, params: Params, features: Params, x_t: Array, t: Array, scene: Scene

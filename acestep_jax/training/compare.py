@@ -1,7 +1,9 @@
 """The report of a distillation: few steps beside many, from the same prompts and the same noise.
 
 Sampled are: the teacher with many guided steps, which is the reference; the teacher as it is with
-few unguided steps, which is what distillation starts from; the student with the same few. Distances to the reference are of two kinds. The *pair* errors compare songs that grew from the same
+few unguided steps, which is what distillation starts from; the student with the same few.
+
+Distances to the reference are of two kinds. The *pair* errors compare songs that grew from the same
 noise: zero only if the student follows the teacher's ODE, which distribution matching does not ask
 for. The *law* distances compare sets of songs: zero if a listener could not tell the sets apart.
 """
@@ -77,9 +79,9 @@ def sample(networks: Networks, system: System, scene: Scene, shift: float) -> Ar
     )
 
 
-def captions(batch: Batch, tokenizer: str) -> list[str]:
+def captions(batch: Batch, tokenizer: pathlib.Path) -> list[str]:
     """Reads the captions back from the tokens of a batch; `tokenizer` is its folder."""
-    reader = transforms.load_tokenizer(tokenizer)
+    reader = transforms.load_tokenizer(str(tokenizer))
     texts = [reader.decode(list(map(int, ids))) for ids in np.asarray(batch.text_tokens)]
     return [text.partition("# Caption")[2].partition("#")[0].strip() or text for text in texts]
 
@@ -199,10 +201,10 @@ def write_report(
 
 _CAPTION = (
     "All against the first row, except 'law to real songs'. Pair error: mean squared difference of "
-    "latents grown from the same noise, over the variance; independent songs are about 2 apart. Law: "
+    "latents grown from the same noise, over the variance; unrelated songs are about 2 apart. Law: "
     "energy distance between windows of a third of a second, zero for equal laws. Spread: mean "
-    "distance between songs of different prompts and seeds. dB: log spectra in third octaves, frame "
-    "by frame, and averaged over all songs first."
+    "distance between songs of different prompts and seeds. dB: log spectra in third octaves, "
+    "frame by frame, and averaged over all songs first."
 )
 _HEALTH = (
     "dm_gap falls, then levels off; a discriminator right in 55 to 80 of 100 pairs teaches; "

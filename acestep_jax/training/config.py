@@ -9,6 +9,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
+from acestep_jax.nn.config import VAES, VAEConfig
+
 
 def require(condition: bool, message: str) -> None:
     """Refuses a configuration.
@@ -49,6 +51,9 @@ class Data:
     shards: str = ""  # folder or glob of ArrayRecord shards; empty: the ones embedded here
     batch_size: int = 16  # examples a step, over all devices and processes
     num_frames: int = 128  # length of a training clip in latent frames (25 a second)
+    text_tokens: int = 96  # room for the caption prompt; the release gives 256
+    lyric_tokens: int = 64  # room for the lyric prompt; the release gives 2048
+    timbre_frames: int = 128  # length of the timbre reference; the release takes 750
     num_workers: int = 0  # worker processes that decode; 0 decodes in threads of this process
     num_threads: int = 0  # reading threads a worker; 0 reads in line
 
@@ -142,8 +147,8 @@ class Run:
 class Model:
     """Which networks a run computes with, and where their weights come from; see `models.py`."""
 
-    preset: str = "nano"  # sizes of the diffusion package, in nn.config.MODELS; if `weights` is empty
-    text_preset: str = "nano"  # sizes of the text encoder, in nn.config.TEXT_ENCODERS; likewise
+    preset: str = "nano"  # sizes without `weights`: a name in nn.config.MODELS
+    text_preset: str = "nano"  # sizes without `text_weights`: a name in nn.config.TEXT_ENCODERS
     weights: str = ""  # diffusion package: folder, hub id or asset:<folder>; empty: random weights
     text_weights: str = ""  # text encoder: the same
     vae_weights: str = ""  # autoencoder, for reports: the same; empty: reports without sound
@@ -151,6 +156,7 @@ class Model:
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # that frozen networks are kept in
     remat: bool = False  # recompute blocks in the backward pass
     attention: str = "auto"  # an implementation of ops.attention
+    export_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of exported safetensors
     mask_padding: bool = True  # hide padded tokens and frames; false attends them, as the release
 
 
@@ -260,13 +266,31 @@ class Distill(Run):
         require(self.critic_steps > 0, f"critic_steps={self.critic_steps} must be positive.")
         require(
             0 < self.min_level < self.max_level <= 1,
-            f"levels must satisfy 0 < min_level={self.min_level} < max_level={self.max_level} <= 1.",
+            f"min_level={self.min_level} and max_level={self.max_level} must rise within (0, 1].",
         )
         before = self.warmup.steps + self.warmup.critic_steps
         require(
             before < self.num_steps,
             f"warmup takes {before} of num_steps={self.num_steps} iterations; none is left.",
         )
+
+
+def toy_distillation(config: Distill) -> Distill:
+    """Keeps a recipe's method and shrinks its sizes: four iterations of made-up songs, anywhere."""
+    warmup = dataclasses.replace(config.warmup, steps=1, updates=1, teacher_steps=2, critic_steps=1)
+    return dataclasses.replace(
+        config,
+        num_steps=4,
+        critic_steps=1,
+        mesh=Mesh(),
+        model=Model(mask_padding=config.model.mask_padding),
+        gan=dataclasses.replace(config.gan, widths=(16, 24), blocks=1),
+        warmup=warmup,
+        evaluation=Evaluation(num_items=2, teacher_steps=2, student_steps=(2, 1), num_players=1),
+        data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
+        log_every=1,
+        save_every=2,
+    )
 
 
 FREE_FIELDS = (
@@ -297,3 +321,64 @@ def differing_fields(left: Any, right: Any, prefix: str = "") -> list[str]:
             left.get(name, missing), right.get(name, missing), f"{prefix}{name}."
         )
     ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAEPhase:
+    """A stretch of an autoencoder's training with one set of loss weights."""
+
+    num_steps: int  # steps of the phase
+    kl_weight: float = 1e-4  # of sum_c (mean^2 + std^2 - log std^2 - 1); 0 drops the term
+    adversarial_weight: float = 0.0  # of -mean D(reconstruction)
+    matching_weight: float = 0.0  # of the discriminator's feature matching
+    decoder_only: bool = False  # leave the encoder, and so all latents, as they are
+
+    def __post_init__(self) -> None:
+        require(self.num_steps > 0, f"num_steps={self.num_steps} of a phase must be positive.")
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether a discriminator is trained and followed."""
+        return self.adversarial_weight > 0 or self.matching_weight > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainVAE(Run):
+    """Reconstruction and adversarial training of the autoencoder (train/vae.py)."""
+
+    vae: VAEConfig = VAES["nano"]  # sizes, without `weights`
+    weights: str = ""  # start from these weights (folder, hub id, asset:<folder>); empty: random
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
+    remat: bool = False  # recompute blocks in the backward pass
+    phases: tuple[VAEPhase, ...] = (VAEPhase(num_steps=1000),)  # in order; they make up num_steps
+    # Groups of audio files, drawn equally often, each a glob pattern; empty: tones made on the spot.
+    # A segment is data.num_frames long.
+    audio: tuple[str, ...] = ("data/audio/own/*.flac", "data/audio/real/*.flac")
+    track_seconds: float = 75.0  # of longer files only the middle is kept in memory
+    held_out_every: int = 10  # every so many files of a group serve evaluation instead; 0: none
+    held_out_frames: int = 51  # length of an evaluation clip
+    windows: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)  # of the spectral loss
+    floor: float = 1e-4  # of its magnitudes; noise at -80 dB
+    a_weighting: bool = False  # weight its magnitudes by the ear's sensitivity
+    waveform_weight: float = 1.0  # of mean |x - xhat| / mean |x|; fixes the phase
+    discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)  # one scale each
+    discriminator_filters: int = 64  # channels of its layers
+    generator: Optimizer = Optimizer(peak_lr=1.5e-4, b1=0.8, b2=0.99, ema_decay=0.9999)
+    discriminator: Optimizer = Optimizer(peak_lr=3e-4, b1=0.8, b2=0.99)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        total = sum(phase.num_steps for phase in self.phases)
+        require(
+            total == self.num_steps,
+            f"phases last {total} steps and num_steps={self.num_steps}; they must agree.",
+        )
+        require(self.held_out_every != 1, "held_out_every=1 leaves no file to train on.")
+
+    def phase_at(self, step: int) -> VAEPhase:
+        """Gives the phase of a step, counted from 0."""
+        for phase in self.phases:
+            if step < phase.num_steps:
+                return phase
+            step -= phase.num_steps
+        raise ValueError(f"the phases end {step} steps earlier.")

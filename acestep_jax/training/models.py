@@ -7,6 +7,7 @@ for those shipped inside this package (`asset:nano/acestep-v15-nano`).
 import dataclasses
 import pathlib
 import re
+import shutil
 from collections.abc import Sequence
 
 import jax
@@ -14,15 +15,18 @@ import jax.numpy as jnp
 
 import acestep_jax
 from acestep_jax import weights
+from acestep_jax.data import loader
 from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.config import MODELS, TEXT_ENCODERS
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
-from acestep_jax.training.config import Model
+from acestep_jax.training.config import Distill, Model, TrainDiT
 from acestep_jax.typing import Array, Params
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 ASSETS = pathlib.Path(acestep_jax.__file__).parent / "assets"
 _ASSET = "asset:"
+_NANO_TEXT_ENCODER = "asset:nano/text_encoder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,22 +128,52 @@ def load_vae(config: Model) -> tuple[VAE, Params]:
 
 
 def export(
-    loaded: Loaded, parts: Params, silence_latent: Array, folder: pathlib.Path, dtype: str
+    config: Model, loaded: Loaded, parts: Params, silence_latent: Array, folder: pathlib.Path
 ) -> None:
     """Writes a model as safetensors in the official layout: `model` and `text_encoder` in `folder`.
 
     Args:
+      config: its `export_dtype` and tokenizer are used.
       loaded: for the networks' sizes.
       parts: every part's parameters, as in `Loaded.params`.
       silence_latent: [1, S, C].
       folder: made if needed.
-      dtype: of the stored tensors.
     """
     networks, parts = loaded.networks, jax.device_get(dict(parts))
+    dtype = jnp.dtype(config.export_dtype)
     text = weights.Network(networks.text_encoder.config, parts.pop("text_encoder"))
     package = weights.Model(networks.config, parts, silence_latent)
-    weights.save_model(folder / "model", package, dtype=jnp.dtype(dtype))
-    weights.save_qwen3(folder / "text_encoder", text, dtype=jnp.dtype(dtype))
+    weights.save_model(folder / "model", package, dtype=dtype)
+    weights.save_qwen3(folder / "text_encoder", text, dtype=dtype)
+    for file in tokenizer_folder(config).iterdir():
+        if file.name in _TOKENIZER_FILES:
+            shutil.copyfile(file, folder / "text_encoder" / file.name)
+
+
+def tokenizer_folder(config: Model) -> pathlib.Path:
+    """Finds the tokenizer beside the text encoder's weights; the nano family's without weights."""
+    where = weights.resolve(locate(config.text_weights or _NANO_TEXT_ENCODER))
+    return pathlib.Path(loader.tokenizer_folder(str(where)))
+
+
+def open_batches(config: TrainDiT | Distill, split: str, batch_size: int = 0) -> loader.Batches:
+    """Opens the data of a run, tokenised as its text encoder reads.
+
+    Args:
+      config: the run.
+      split: train, validation or test.
+      batch_size: instead of the configured one.
+    """
+    data = config.data
+    return loader.make_batches(
+        dataclasses.replace(data, batch_size=batch_size or data.batch_size),
+        seed=config.seed,
+        split=split,
+        tokenizer=str(tokenizer_folder(config.model)),
+        text_tokens=data.text_tokens,
+        lyric_tokens=data.lyric_tokens,
+        timbre_frames=data.timbre_frames,
+    )
 
 
 def cast(params: Params, dtype: str) -> Params:

@@ -6,9 +6,16 @@ Command:  make demo, or: python -m train.distill --config configs/nano/distill.p
 Cost:     measured minutes on two cores, once run.      Expect:  distances, once run.
 """
 
-import dataclasses
-
-from acestep_jax.training.config import Data, Distill, Evaluation, Gan, Model, Optimizer, Warmup
+from acestep_jax.training.config import (
+    Data,
+    Distill,
+    Evaluation,
+    Gan,
+    Model,
+    Optimizer,
+    Warmup,
+    toy_distillation,
+)
 
 
 def get_config(quick: bool = False) -> Distill:
@@ -39,17 +46,4 @@ def get_config(quick: bool = False) -> Distill:
         log_every=2,
         save_every=40,
     )
-    if not quick:
-        return config
-    return dataclasses.replace(
-        config,
-        num_steps=4,
-        critic_steps=1,
-        warmup=dataclasses.replace(
-            config.warmup, steps=1, updates=1, teacher_steps=2, critic_steps=1
-        ),
-        evaluation=Evaluation(num_items=2, teacher_steps=2, student_steps=(2, 1), num_players=1),
-        data=dataclasses.replace(config.data, batch_size=2),
-        log_every=1,
-        save_every=2,
-    )
+    return toy_distillation(config) if quick else config
