@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
@@ -57,13 +58,13 @@ def report(case: parity_cases.Case, layout: str) -> str:
     return state.lower()
 
 
-def main() -> int:
-    """Runs the folder named on the command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the folder named on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="holds manifest.json")
     parser.add_argument("--layout", choices=["official", "diffusers"], default="official")
     parser.add_argument("--only", help="an operation, or the beginning of case ids")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     only = arguments.only
     cases = [
         case
