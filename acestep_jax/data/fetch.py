@@ -7,6 +7,7 @@ is decoded to 48 kHz FLAC under the data folder, which is not part of the reposi
 Command:  python -m acestep_jax.data.fetch --data_dir data
 """
 
+import argparse
 import csv
 import dataclasses
 import hashlib
@@ -19,14 +20,9 @@ import zipfile
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from absl import app, flags
 
 from acestep_jax import units
 from acestep_jax.data import audio, labels
-
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder for packages and audio")
-_MAX_SECONDS = flags.DEFINE_float("max_seconds", 180.0, "the middle part taken of each recording")
-_PACKAGES = flags.DEFINE_list("packages", [], "only these packages; all of the table by default")
 
 CATALOGUE = pathlib.Path(__file__).with_name("recordings.csv")
 
@@ -190,12 +186,16 @@ def fetch(
     return skipped
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Runs the command line."""
-    fetch(
-        pathlib.Path(_DATA_DIR.value), max_seconds=_MAX_SECONDS.value, packages=_PACKAGES.value
-    )
+    parser = argparse.ArgumentParser(description="Fetches licensed recordings.")
+    add = parser.add_argument
+    add("--data_dir", type=pathlib.Path, default="data", help="for packages and audio")
+    add("--max_seconds", type=float, default=180.0, help="the middle part taken of each")
+    add("--packages", nargs="*", default=(), help="only these of the table's packages")
+    arguments = parser.parse_args()
+    fetch(arguments.data_dir, max_seconds=arguments.max_seconds, packages=arguments.packages)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -10,35 +10,33 @@ from typing import Any
 
 import numpy as np
 
+from acestep_jax import units
 from acestep_jax.data import audio as audio_lib
 
 _FULL_SCALE = 32767.0
 _AUDIBLE = 3e-3  # peaks below this (-50 dB) are left at their level, not lifted to music's
 
 
-def load_tracks(
-    patterns: Sequence[str], *, seconds: float, max_seconds: float
-) -> list[np.ndarray]:
-    """Decodes every file that a pattern names, as int16 [W, 2] at 48 kHz.
+def load_tracks(pattern: str, *, min_seconds: float, max_seconds: float) -> list[np.ndarray]:
+    """Decodes every file that a glob pattern names, as int16 [W, 2] at 48 kHz.
 
     Args:
-      patterns: glob patterns or files; each must name something.
-      seconds: the least a file must hold.
+      pattern: such as `data/audio/own/*.flac`.
+      min_seconds: the least a file must hold.
       max_seconds: of longer files the middle is taken; keeps the memory in hand.
 
     Raises:
-      FileNotFoundError: if a pattern names no file.
+      FileNotFoundError: if the pattern names no file.
       BadAudio: if a file cannot be used.
     """
+    path = pathlib.Path(pattern)
+    files = sorted(path.parent.glob(path.name))
+    if not files:
+        raise FileNotFoundError(f"{pattern} names no audio file; has the data been made?")
     tracks = []
-    for pattern in patterns:
-        path = pathlib.Path(pattern)
-        files = sorted(path.parent.glob(path.name))
-        if not files:
-            raise FileNotFoundError(f"{pattern} names no audio file; has the data been made?")
-        for file in files:
-            samples = audio_lib.read_audio(file, min_seconds=seconds, max_seconds=max_seconds)
-            tracks.append(np.round(samples * _FULL_SCALE).astype(np.int16))
+    for file in files:
+        samples = audio_lib.read_audio(file, min_seconds=min_seconds, max_seconds=max_seconds)
+        tracks.append(np.round(samples * _FULL_SCALE).astype(np.int16))
     return tracks
 
 
@@ -93,7 +91,7 @@ class SegmentBatches:
                 raise ValueError(f"every group needs tracks, each of {samples} samples or more.")
         self._groups = groups
         self._shares = [np.array([len(t) for t in g]) / sum(map(len, g)) for g in groups]
-        self._batch_size, self._samples = batch_size, samples
+        self.size, self._samples = batch_size, samples
         self._seed, self._mix_share = seed, mix_share
         self._position = 0
 
@@ -107,7 +105,7 @@ class SegmentBatches:
     def batch(self, position: int) -> np.ndarray:
         """Draws the batch at a position, without moving there."""
         rng = np.random.default_rng((self._seed, position))
-        return np.stack([self._example(rng) for _ in range(self._batch_size)])
+        return np.stack([self._example(rng) for _ in range(self.size)])
 
     def get_state(self) -> dict[str, Any]:
         """Gives the number of batches handed out."""
@@ -128,6 +126,23 @@ class SegmentBatches:
         track = self._groups[group][rng.choice(len(self._groups[group]), p=self._shares[group])]
         start = rng.integers(len(track) - self._samples + 1)
         return track[start : start + self._samples] / np.float32(_FULL_SCALE)
+
+
+def practice_tracks(*, count: int, seconds: float, seed: int = 0) -> list[np.ndarray]:
+    """Makes tracks of decaying chords and noise bursts, int16 [W, 2]: audio without any file."""
+    rng = np.random.default_rng(seed)
+    samples = int(seconds * units.SAMPLE_RATE)
+    beat = np.arange(samples) % (units.SAMPLE_RATE // 4) / units.SAMPLE_RATE  # four notes a second
+    time = np.arange(samples) / units.SAMPLE_RATE
+    tracks = []
+    for _ in range(count):
+        pitches = 55.0 * 2 ** (rng.integers(0, 36, 4) / 12)
+        tones = np.sin(2 * np.pi * pitches[:, None] * time[None]) * np.exp(-8 * beat)[None]
+        places = rng.uniform(0, 1, (2, 4))
+        hiss = rng.standard_normal((2, samples)) * np.exp(-60 * beat)[None]
+        audio = 0.15 * places @ tones + 0.05 * hiss
+        tracks.append(np.round(audio.T * _FULL_SCALE).astype(np.int16))
+    return tracks
 
 
 def held_out_clips(tracks: Sequence[np.ndarray], *, samples: int, seed: int = 0) -> np.ndarray:

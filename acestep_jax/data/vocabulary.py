@@ -13,35 +13,42 @@ appends one <|endoftext|> to every text.
 Command:  python -m acestep_jax.data.vocabulary --out acestep_jax/assets/nano/text_encoder
 """
 
+import argparse
 import pathlib
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tokenizers
-from absl import app, flags
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from acestep_jax.data.songs import arrange, captions, render
 from acestep_jax.tasks import prompt
 
-_OUT = flags.DEFINE_string("out", "acestep_jax/assets/nano/text_encoder", "folder of the tokenizer")
-
 TEXT_TOKENS = 2048
 TEXT_ROWS = 2176
 NUM_CODES = 1000
 
-QWEN3_ADDED = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
-    "<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
-    "<|image_pad|> <|video_pad|> <tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> "
-    "<|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> "
-    "<think> </think>"
-).split()
-_NOT_SPECIAL = frozenset("<tool_call> </tool_call> <tool_response> </tool_response>".split()) | {
+_TEMPLATED = (
+    "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start "
+    "quad_end vision_start vision_end vision_pad image_pad video_pad"
+)
+_CODE = "fim_prefix fim_middle fim_suffix fim_pad repo_name file_sep"
+_PLAIN = (
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
     "<think>",
     "</think>",
-}
+)
+QWEN3_ADDED = (
+    *(f"<|{name}|>" for name in _TEMPLATED.split()),
+    *_PLAIN[:2],
+    *(f"<|{name}|>" for name in _CODE.split()),
+    *_PLAIN[2:],
+)
+"""Qwen3's 26 added tokens in the order of their ids; the plain ones are not marked as special."""
 
 # Qwen2's pre-tokenisation: contractions, words with one leading mark, single digits, punctuation
 _SPLIT = (
@@ -153,8 +160,7 @@ def _added_tokens() -> list[tokenizers.AddedToken]:
         *(f"<|audio_code_{i}|>" for i in range(NUM_CODES)),
     ]
     return [
-        tokenizers.AddedToken(name, special=name not in _NOT_SPECIAL, normalized=False)
-        for name in names
+        tokenizers.AddedToken(name, special=name not in _PLAIN, normalized=False) for name in names
     ]
 
 
@@ -175,12 +181,14 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> Non
     fast.save_pretrained(str(folder))
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Runs the command line."""
-    folder = pathlib.Path(_OUT.value)
+    parser = argparse.ArgumentParser(description="Builds the nano family's tokenizer.")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the tokenizer")
+    folder = parser.parse_args().out
     save_tokenizer(build_tokenizer(corpus()), folder)
     print(f"tokenizer written to {folder}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

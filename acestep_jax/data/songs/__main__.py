@@ -7,18 +7,12 @@ Command:  python -m acestep_jax.data.songs --count 400 --out data/audio/own
 Cost:     about 30 times real time on one core; 400 songs (4 h) take some 8 minutes.
 """
 
+import argparse
 import pathlib
 from collections.abc import Sequence
 
-from absl import app, flags
-
 from acestep_jax.data import audio, labels
 from acestep_jax.data.songs import render
-
-_COUNT = flags.DEFINE_integer("count", 400, "songs to render")
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the first song; the others follow")
-_OUT = flags.DEFINE_string("out", "data/audio/own", "folder for audio and labels")
-_STEMS_EVERY = flags.DEFINE_integer("stems_every", 4, "keep the stems of every n-th song; 0: none")
 
 
 def write_song(folder: pathlib.Path, seed: int, *, with_stems: bool) -> None:
@@ -44,11 +38,18 @@ def render_songs(folder: pathlib.Path, seeds: Sequence[int], stems_every: int) -
             print(f"rendered {done} of {len(seeds)} songs into {folder}", flush=True)
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Runs the command line."""
-    seeds = range(_SEED.value, _SEED.value + _COUNT.value)
-    render_songs(pathlib.Path(_OUT.value), seeds, _STEMS_EVERY.value)
+    parser = argparse.ArgumentParser(description="Renders our own songs.")
+    add = parser.add_argument
+    add("--count", type=int, default=400, help="songs to render")
+    add("--seed", type=int, default=0, help="seed of the first song; the others follow")
+    add("--out", type=pathlib.Path, default="data/audio/own", help="for audio and labels")
+    add("--stems_every", type=int, default=4, help="keep stems of every n-th song; 0: none")
+    arguments = parser.parse_args()
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    render_songs(arguments.out, seeds, arguments.stems_every)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

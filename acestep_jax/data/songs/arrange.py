@@ -284,7 +284,7 @@ class _Band:
         chords: Sequence[harmony.Chord],
         blocks: Sequence[_Block],
         rng: np.random.Generator,
-    ):
+    ) -> None:
         self._style, self._metre, self._unit = style, metre, unit
         self._middle, self._chords, self._blocks = middle, chords, blocks
         self._bar = metre * unit

@@ -9,17 +9,27 @@ import numpy as np
 
 from acestep_jax.data.songs import notation
 
-_PLACES = """o-ver the ri-ver|down by the har-bor|un-der the moon-light|out on the high-way|deep in the
-cit-y|home in the val-ley|up on the moun-tain|here in the sum-mer rain|back to the o-cean|a-cross the
-gol-den fields|in-to the morn-ing|be-hind the win-dow|a-long the sil-ver shore|in-side the old café
-|be-yond the last train|through all the sea-sons"""
-_ACTS = """I am walk-ing slow-ly|we are run-ning free|you are call-ing my name|I will wait for you|
-we will dance all night|stars are fall-ing down|time is stand-ing still|I hear the en-gines hum|the
-lights be-gin to glow|my heart is beat-ing loud|we found a bet-ter way|the wind is at my back|no-bo-dy
-knows our song|I wrote it down in blue|the ra-di-o plays on|a thou-sand birds take off"""
-_CHORUS = """sing it a-gain to-night|hold on a lit-tle more|I'm com-ing home|ne-ver let it go|shine a
-light on me|we are the ones who stay|carry me a-way|o-pen up your heart|one more time with me|all of
-the co-lors of the sky|turn the mu-sic up|this is where we be-long"""
+_PLACES = (
+    "o-ver the ri-ver|down by the har-bor|un-der the moon-light|out on the high-way|"
+    "deep in the cit-y|home in the val-ley|up on the moun-tain|here in the sum-mer rain|"
+    "back to the o-cean|a-cross the gol-den fields|in-to the morn-ing|"
+    "be-hind the win-dow|a-long the sil-ver shore|in-side the old café|"
+    "be-yond the last train|through all the sea-sons"
+)
+_ACTS = (
+    "I am walk-ing slow-ly|we are run-ning free|you are call-ing my name|"
+    "I will wait for you|we will dance all night|stars are fall-ing down|"
+    "time is stand-ing still|I hear the en-gines hum|the lights be-gin to glow|"
+    "my heart is beat-ing loud|we found a bet-ter way|the wind is at my back|"
+    "no-bo-dy knows our song|I wrote it down in blue|the ra-di-o plays on|"
+    "a thou-sand birds take off"
+)
+_CHORUS = (
+    "sing it a-gain to-night|hold on a lit-tle more|I'm com-ing home|ne-ver let it go|"
+    "shine a light on me|we are the ones who stay|car-ry me a-way|o-pen up your heart|"
+    "one more time with me|all of the co-lors of the sky|turn the mu-sic up|"
+    "this is where we be-long"
+)
 
 _LOOPS = {
     "major": ((0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 4, 4), (0, 2, 3, 4)),
@@ -30,7 +40,7 @@ _LOOPS = {
 
 
 def _phrases(table: str) -> list[str]:
-    return [" ".join(phrase.split()) for phrase in table.split("|")]
+    return table.split("|")
 
 
 def compose_tune(seed: int, metre: int) -> notation.Tune:

@@ -78,7 +78,9 @@ def harmonize(
       `num_bars` chords, ending on the tonic.
     """
     chords = mode_chords(mode)
-    fit = np.array([[_fit(notes, b * bar, bar, chord) for chord in chords] for b in range(num_bars)])
+    fit = np.array(
+        [[_fit(notes, b * bar, bar, chord) for chord in chords] for b in range(num_bars)]
+    )
     fit = fit + 0.35 * rng.random(fit.shape)
     fit += np.array([0.5 if chord.root in (0, 5, 7) else 0.0 for chord in chords])  # I, IV, V
     fit[-1, [i for i, chord in enumerate(chords) if chord.root == 0]] += 10.0

@@ -100,9 +100,7 @@ def _instrument_stems(
     for part in score.parts:
         wave = np.zeros((num_samples, 2), np.float32)
         for event in part.events:
-            note = instruments.play_note(
-                part.instrument, event.midi, event.seconds, event.velocity
-            )
+            note = instruments.play_note(part.instrument, event.midi, event.seconds, event.velocity)
             _add(wave, event.start, note)
         level = _LEVELS[part.role] * _decibels(rng.uniform(-3, 3))
         track = instruments.INSTRUMENTS[part.instrument].track
@@ -137,9 +135,7 @@ def _vocal_stem(
 ) -> tuple[np.ndarray, list[labels.Word]]:
     """Sings all lines; returns the dry stem and every word with its times."""
     syllables = [s for line in score.sung for _, word in line.words for s in word]
-    mono, times = voice.sing(
-        syllables, score.tune.language, _SINGERS[singer], num_samples, rng
-    )
+    mono, times = voice.sing(syllables, score.tune.language, _SINGERS[singer], num_samples, rng)
     lines = [i for i, line in enumerate(sheet) if not line.text.startswith("[")]
     words, at = [], 0
     for line, index in zip(score.sung, lines, strict=True):
@@ -167,7 +163,7 @@ def _add(buffer: np.ndarray, start: float, wave: np.ndarray) -> None:
 class _Room:
     """One room and mixing desk: equaliser, early and late reflections, different left and right."""
 
-    def __init__(self, num_samples: int, rng: np.random.Generator):
+    def __init__(self, num_samples: int, rng: np.random.Generator) -> None:
         tail = int(rng.uniform(0.3, 1.8) * units.SAMPLE_RATE)
         self._length, self._rng = num_samples, rng
         block = 1 << 15  # sizes with small prime factors keep the transform fast

@@ -1,0 +1,252 @@
+"""Shards of prepared songs: ArrayRecord files, one song a record, and a table beside them.
+
+A folder of shards holds
+
+    dataset.json             schema version, rate, channels, frames of every song, licences
+    silence.safetensors      "silence_latent" [1, 750, C] float32: encoded silence
+    SPLIT-IIIII-of-NNNNN.arrayrecord     SPLIT is train, validation or test
+
+A record is one safetensors buffer:
+
+    latents            [T, C] float16   posterior mean of the mix, 25 frames a second
+    std                [T, C] float16   posterior standard deviation (optional)
+    stems.TRACK        [T, C] float16   posterior mean of a stem (optional)
+    labels             [bytes] uint8    `labels.SongLabels` as JSON, UTF-8
+
+Prompts are tokenised when a batch is drawn, not here: task, crop and dropout change their text.
+Records are written without time stamps or hash order, so that equal songs give equal bytes.
+
+Command:  python -m acestep_jax.data.shards DIR        (checks every row and names the bad ones)
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from acestep_jax import units
+from acestep_jax.data import labels as labels_lib
+from acestep_jax.tasks import prompt
+
+SCHEMA = 1
+SILENCE_FRAMES = 750
+_STEM = "stems."
+
+
+class BadRecord(ValueError):
+    """A record that does not follow the schema; the message lists all that is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One prepared song.
+
+    Attributes:
+      labels: what is known about it.
+      latents: [T, C] float16.
+      std: [T, C] float16, or None.
+      stems: track name to [T, C] float16.
+    """
+
+    labels: labels_lib.SongLabels
+    latents: np.ndarray
+    std: np.ndarray | None = None
+    stems: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def encode_record(record: Record) -> bytes:
+    """Serialises a record.
+
+    Raises:
+      BadRecord: if it breaks the schema.
+    """
+    problems = record_problems(record)
+    if problems:
+        raise BadRecord(f"{record.labels.name}: " + "; ".join(problems))
+    text = json.dumps(dataclasses.asdict(record.labels), ensure_ascii=False, sort_keys=True)
+    arrays = {"latents": record.latents, "labels": np.frombuffer(text.encode(), np.uint8)}
+    if record.std is not None:
+        arrays["std"] = record.std
+    arrays |= {_STEM + track: latents for track, latents in record.stems.items()}
+    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+
+
+def decode_record(buffer: bytes) -> Record:
+    """Reads what `encode_record` wrote.
+
+    Raises:
+      BadRecord: if the buffer is no such record.
+    """
+    try:
+        arrays = safetensors.numpy.load(buffer)
+        values = json.loads(arrays.pop("labels").tobytes().decode())
+        labels = labels_lib.labels_from_dict(values)
+        latents = arrays.pop("latents")
+    except Exception as error:  # a damaged buffer can fail in any of these parsers
+        raise BadRecord(f"not a record of schema {SCHEMA}: {error}") from error
+    std = arrays.pop("std", None)
+    stems = {key.removeprefix(_STEM): value for key, value in arrays.items()}
+    return Record(labels, latents, std, stems)
+
+
+def record_problems(record: Record, channels: int | None = None) -> list[str]:
+    """Lists all that is wrong with a record: shapes, types, values not finite, silence."""
+    problems = []
+    arrays = {"latents": record.latents, **{_STEM + k: v for k, v in record.stems.items()}}
+    if record.std is not None:
+        arrays["std"] = record.std
+    frames = int(record.labels.seconds * units.SAMPLE_RATE + 0.5) // units.SAMPLES_PER_FRAME
+    for name, array in arrays.items():
+        if array.ndim != 2 or array.dtype != np.float16 or len(array) == 0:
+            problems.append(f"{name} is {array.dtype}{list(array.shape)}, needs float16 [T, C]")
+            continue
+        if array.shape != record.latents.shape:
+            problems.append(f"{name} is {list(array.shape)}, unlike the mix")
+        if channels is not None and array.shape[1] != channels:
+            problems.append(f"{name} has {array.shape[1]} channels, the folder has {channels}")
+        if not np.isfinite(array).all():
+            frame = int(np.argwhere(~np.isfinite(array))[0, 0])
+            problems.append(f"{name} is not finite, first in frame {frame}")
+    if record.latents.ndim == 2 and abs(len(record.latents) - frames) > 1:
+        problems.append(f"{len(record.latents)} frames for {record.labels.seconds:.2f} s of audio")
+    if record.latents.size and np.ptp(record.latents.astype(np.float32), axis=0).max() == 0:
+        problems.append("all frames are alike: the song is silent")
+    unknown = sorted(set(record.stems) - set(prompt.TRACK_NAMES))
+    if unknown:
+        problems.append(f"unknown stems {unknown}")
+    return problems
+
+
+def write_shards(
+    folder: pathlib.Path,
+    records: Mapping[str, Iterable[Record]],
+    silence_latent: np.ndarray,
+    about: Mapping[str, Any],
+    *,
+    records_per_shard: int = 256,
+) -> None:
+    """Writes shards for every split, and the table beside them.
+
+    Args:
+      folder: made if missing; shards already there are replaced.
+      records: split to records, in the order they shall have.
+      silence_latent: [1, S, C] float32.
+      about: further facts for `dataset.json`, for instance licences.
+      records_per_shard: a larger split is divided.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.arrayrecord"):
+        old.unlink()
+    frames = {}
+    for split, chosen in records.items():
+        rows, frames[split] = [], []
+        for record in chosen:
+            rows.append(encode_record(record))
+            frames[split].append(len(record.latents))
+        shards = [rows[i : i + records_per_shard] for i in range(0, len(rows), records_per_shard)]
+        for i, shard in enumerate(shards):
+            name = f"{split}-{i:05d}-of-{len(shards):05d}.arrayrecord"
+            _write_array_record(folder / name, shard)
+    silence = np.ascontiguousarray(silence_latent, np.float32)
+    (folder / "silence.safetensors").write_bytes(
+        safetensors.numpy.save({"silence_latent": silence})
+    )
+    table = {
+        "schema": SCHEMA,
+        "frame_rate": units.FRAME_RATE,
+        "channels": int(silence.shape[-1]),
+        "frames": frames,
+        **about,
+    }
+    text = json.dumps(table, ensure_ascii=False, sort_keys=True)
+    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_array_record(path: pathlib.Path, rows: Sequence[bytes]) -> None:
+    from array_record.python import array_record_module
+
+    partial = path.with_name(path.name + ".partial")
+    # one record a group makes random access cheap; latents are noise to a compressor
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    for row in rows:
+        writer.write(row)
+    writer.close()
+    partial.replace(path)
+
+
+def shard_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Lists the shards of a split, none where the folder lacks it."""
+    return sorted(folder.glob(f"{split}-*.arrayrecord"))
+
+
+def read_table(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `dataset.json`.
+
+    Raises:
+      ValueError: if it was written by another version of the schema.
+    """
+    table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    if table.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{folder} has schema {table.get('schema')}, this code reads {SCHEMA}; prepare it anew."
+        )
+    return table
+
+
+def read_silence(folder: pathlib.Path) -> np.ndarray:
+    """Reads the silence latent [1, S, C] of a folder of shards."""
+    return safetensors.numpy.load_file(folder / "silence.safetensors")["silence_latent"]
+
+
+def validate(folder: pathlib.Path) -> Iterator[str]:
+    """Yields a line for every bad row of every shard, and for every file that cannot be read."""
+    from array_record.python import array_record_data_source
+
+    table = read_table(folder)
+    found: dict[str, int] = {}
+    for path in sorted(folder.glob("*.arrayrecord")):
+        try:
+            with array_record_data_source.ArrayRecordDataSource(str(path)) as source:
+                rows = [source[i] for i in range(len(source))]
+        except Exception as error:  # the reader's own errors share no base class
+            yield f"{path.name}: cannot be read ({error})"
+            continue
+        split = path.name.split("-")[0]
+        found[split] = found.get(split, 0) + len(rows)
+        for i, row in enumerate(rows):
+            for problem in _row_problems(row, table["channels"], split):
+                yield f"{path.name}[{i}]: {problem}"
+    for split, frames in table["frames"].items():
+        if found.get(split, 0) != len(frames):
+            yield f"split {split}: {found.get(split, 0)} songs, dataset.json says {len(frames)}"
+
+
+def _row_problems(row: bytes, channels: int, split: str) -> list[str]:
+    try:
+        record = decode_record(row)
+    except BadRecord as error:
+        return [str(error)]
+    problems = record_problems(record, channels)
+    if record.labels.split != split:
+        problems.append(f"belongs to split {record.labels.split}")
+    return [f"{record.labels.name}: {problem}" for problem in problems]
+
+
+def main() -> None:
+    """Validates the folders named on the command line; exits with 1 if a row is bad."""
+    bad = 0
+    for name in sys.argv[1:]:
+        for problem in validate(pathlib.Path(name)):
+            bad += 1
+            print(f"{name}/{problem}")
+        print(f"{name}: checked")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Preparing songs and keeping them: records, shards, the validator, resuming, bad songs."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from acestep_jax import units
+from acestep_jax.data import audio, make, prepare, shards, sources
+from acestep_jax.data import labels as labels_lib
+from acestep_jax.nn.config import VAEConfig
+from acestep_jax.nn.vae import VAE
+
+CHANNELS = 8
+
+
+def make_labels(name="song", seconds=8.0, **changes):
+    known = labels_lib.SongLabels(
+        name=name,
+        group=name,
+        split="train",
+        seconds=seconds,
+        captions=("calm piano",),
+        bpm=90,
+        instrumental=True,
+        licence="own work",
+        source="tune, pop rock",
+    )
+    return dataclasses.replace(known, **changes)
+
+
+def make_record(name="song", frames=200, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+    latents = rng.standard_normal((frames, CHANNELS)).astype(np.float16)
+    known = make_labels(name, frames / units.FRAME_RATE, **changes)
+    stems = {track: latents + np.float16(1) for track in known.stems}
+    return shards.Record(known, latents, None, stems)
+
+
+def fake_encoder(samples):
+    """Stands for an autoencoder in tests of plumbing: frame means of the samples as latents."""
+    frames = samples.reshape(len(samples), -1, units.SAMPLES_PER_FRAME, 2)
+    mean = np.tile(frames.mean(axis=2), (1, 1, CHANNELS // 2))
+    return mean, np.full_like(mean, 0.5)
+
+
+def write_songs(folder: pathlib.Path, names, seconds=4.0):
+    for i, name in enumerate(names):
+        time = np.arange(int(seconds * 48_000)) / 48_000
+        wave = 0.4 * np.sin(2 * np.pi * (3 + i) * time)
+        audio.write_flac(folder / f"{name}.flac", np.stack([wave, -wave], 1).astype(np.float32))
+        split = "validation" if i == 1 else "train"
+        known = make_labels(name, seconds, split=split)
+        labels_lib.save_labels(folder / f"{name}.json", known)
+
+
+def test_records_survive_encoding_to_equal_bytes():
+    record = make_record(stems={"vocals": "v.flac", "drums": "d.flac"})
+    buffer = shards.encode_record(record)
+    assert buffer == shards.encode_record(record)
+    decoded = shards.decode_record(buffer)
+    assert decoded.labels == record.labels
+    np.testing.assert_array_equal(decoded.latents, record.latents)
+    np.testing.assert_array_equal(decoded.stems["drums"], record.stems["drums"])
+
+
+def test_nan_and_wrong_shapes_are_refused_by_name():
+    record = make_record()
+    latents = record.latents.copy()
+    latents[17, 3] = np.nan
+    with pytest.raises(shards.BadRecord, match="song: latents is not finite, first in frame 17"):
+        shards.encode_record(dataclasses.replace(record, latents=latents))
+    stems = {"drums": record.latents[:-1]}
+    with pytest.raises(shards.BadRecord, match=r"stems.drums is \[199, 8\], unlike the mix"):
+        shards.encode_record(dataclasses.replace(record, stems=stems))
+    with pytest.raises(shards.BadRecord, match="needs float16"):
+        shards.encode_record(dataclasses.replace(record, latents=latents.astype(np.float32)))
+    with pytest.raises(shards.BadRecord, match=r"150 frames for 8\.00 s"):
+        shards.encode_record(dataclasses.replace(record, latents=record.latents[:150]))
+    with pytest.raises(shards.BadRecord, match="the song is silent"):
+        shards.encode_record(dataclasses.replace(record, latents=np.ones_like(latents)))
+    with pytest.raises(shards.BadRecord, match="not a record"):
+        shards.decode_record(b"damaged")
+
+
+def test_the_validator_names_every_bad_row(tmp_path):
+    records = [make_record(f"song{i}", seed=i) for i in range(4)]
+    silence = np.zeros((1, 16, CHANNELS), np.float32)
+    shards.write_shards(tmp_path, {"train": records}, silence, {}, records_per_shard=3)
+    assert list(shards.validate(tmp_path)) == []
+    bad = make_record("stranger", split="test")
+    rows = [shards.encode_record(records[3]), b"damaged", shards.encode_record(bad)]
+    shards._write_array_record(tmp_path / "train-00001-of-00002.arrayrecord", rows)
+    (tmp_path / "train-00000-of-00002.arrayrecord").write_bytes(b"x" * 100)
+    problems = "\n".join(shards.validate(tmp_path))
+    assert "train-00000-of-00002.arrayrecord: cannot be read" in problems
+    assert "train-00001-of-00002.arrayrecord[1]: not a record" in problems
+    assert "arrayrecord[2]: stranger: belongs to split test" in problems
+    assert "split train: 3 songs, dataset.json says 4" in problems
+    assert "arrayrecord[0]" not in problems
+
+
+def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
+    config = VAEConfig(
+        encoder_hidden_size=2,
+        decoder_channels=2,
+        decoder_input_channels=4,
+        channel_multiples=(1, 1, 1, 1, 1),
+    )
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 72 * 1920, 2)).astype(np.float32)
+    vae = VAE(config)
+    params = jax.jit(vae.init)(jax.random.key(0), samples[:, : 4 * 1920], jax.random.key(1))
+    encode = prepare.make_encoder(config, params["params"])
+    mean, std = prepare.encode_song(encode, samples[0], window=48)
+    whole_mean, whole_std = encode(samples)
+    # float32; the windows see all that the encoder sees: measured 0
+    np.testing.assert_allclose(mean, whole_mean[0], atol=1e-5)
+    np.testing.assert_allclose(std, whole_std[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [256, 257, 480, 481, 900, 4500])
+def test_windows_cover_every_frame_once_and_keep_their_context(num_frames):
+    covered = []
+    for start, low, high in prepare.windows(num_frames):
+        assert 0 <= start <= num_frames - prepare.WINDOW
+        assert low >= prepare.CONTEXT or start == 0
+        assert prepare.WINDOW - high >= prepare.CONTEXT or start + prepare.WINDOW == num_frames
+        covered += range(start + low, start + high)
+    assert covered == list(range(num_frames))
+
+
+def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
+    songs = tmp_path / "songs"
+    write_songs(songs, ["a", "b", "c"])
+    calls = []
+
+    def killed_encoder(samples):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fake_encoder(samples)
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(songs, tmp_path / "resumed", killed_encoder)
+    calls.clear()
+    prepare.prepare(songs, tmp_path / "resumed", lambda x: calls.append(1) or fake_encoder(x))
+    prepare.prepare(songs, tmp_path / "straight", fake_encoder)
+    silence_windows = len(prepare.windows(shards.SILENCE_FRAMES))
+    assert len(calls) == 1 + silence_windows  # the two songs already done were not encoded again
+    names = sorted(path.name for path in (tmp_path / "straight").glob("*.*"))
+    assert "validation-00000-of-00001.arrayrecord" in names
+    for name in names:
+        first, again = (tmp_path / folder / name for folder in ("resumed", "straight"))
+        assert first.read_bytes() == again.read_bytes()
+    assert list(shards.validate(tmp_path / "resumed")) == []
+
+
+def test_bad_songs_are_skipped_and_named_and_too_many_stop_the_run(tmp_path, capsys):
+    songs = tmp_path / "songs"
+    write_songs(songs, [f"good{i}" for i in range(8)])
+    (songs / "good3.flac").write_bytes(b"corrupt")
+    (songs / "good5.json").write_bytes(b"\xff")
+    skipped = prepare.prepare(songs, tmp_path / "out", fake_encoder, max_bad_share=0.25)
+    assert set(skipped.reasons) == {"good3", "good5"}
+    assert skipped.good == 6
+    assert "skipped good3: unreadable" in capsys.readouterr().out
+    for name in ("good0", "good1"):
+        audio.write_flac(songs / f"{name}.flac", np.zeros((48_000 * 4, 2), np.float32))
+    with pytest.raises(audio.TooManyBadFiles, match=r"4 of 8 files are bad.*good0: is silent"):
+        prepare.prepare(songs, tmp_path / "again", fake_encoder, max_bad_share=0.25)
+    assert not list((tmp_path / "again").glob("*.arrayrecord"))
+
+
+def test_audio_that_is_longer_than_its_labels_say_is_refused(tmp_path):
+    write_songs(tmp_path, ["a"])
+    known = labels_lib.load_labels(tmp_path / "a.json")
+    labels_lib.save_labels(tmp_path / "a.json", dataclasses.replace(known, seconds=3.0))
+    with pytest.raises(audio.BadAudio, match=r"lasts 4\.00 s, its labels say 3\.00 s"):
+        prepare.prepare_song(tmp_path / "a.json", fake_encoder, stems=False, store_std=False)
+
+
+def test_songs_are_chosen_for_embedding_from_every_style(tmp_path):
+    records = {
+        split: [
+            make_record(f"{split}{i}", 150 + i, i, split=split, source=f"tune, style{i % 3}")
+            for i in range(9)
+        ]
+        for split in ("train", "validation")
+    }
+    silence = np.zeros((1, 16, CHANNELS), np.float32)
+    shards.write_shards(tmp_path / "own", records, silence, {})
+    make.embed_songs(tmp_path / "own", tmp_path / "embedded")
+    windows = sources.Windows([tmp_path / "embedded"], "validation", 128)
+    styles = {record.labels.source for record in windows.all_records()}
+    assert windows.num_songs == make.EMBEDDED_SONGS["validation"]
+    assert len(styles) == 3
+    assert list(shards.validate(tmp_path / "embedded")) == []
