@@ -71,6 +71,8 @@ class Checkpoints:
         self._config = dict(config or {})
         self._before_save = before_save
         self._saving: int | None = None
+        # Its background threads log every failure with a traceback each; `_failure` tells it once
+        logging.get_absl_logger().addFilter(_not_from_orbax)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("params", "optimizer", "meta"),
@@ -306,6 +308,10 @@ def load_params(
         )
     averages = (groups["average"] or {}) if average else {}
     return averages.get(network, groups["params"][network])
+
+
+def _not_from_orbax(record: Any) -> bool:
+    return "orbax" not in pathlib.Path(record.pathname).parts
 
 
 def _first_device() -> SingleDeviceSharding:

@@ -8,14 +8,17 @@ The resolved configuration is saved with the run, and a run resumes only with th
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import inspect
 import io
 import json
+import os
 import pathlib
 import pprint
+import sys
 import tokenize
 import types
 import typing
@@ -27,6 +30,8 @@ from absl import app, flags, logging
 from acestep_jax import compilation
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import files
+from acestep_jax.training.checkpoint import CheckpointError
+from acestep_jax.training.metrics import NonFiniteLoss
 
 FLAGS = flags.FLAGS
 Config = TypeVar("Config")
@@ -75,10 +80,27 @@ def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
             print(describe(config))
             return
         compilation.enable_cache()
-        prepare_workdir(config, FLAGS.resume)
-        main(config)
+        with plain_errors():
+            prepare_workdir(config, FLAGS.resume)
+            main(config)
 
     app.run(absl_main)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Ends the process at an error that a run foresees, with its message last on the screen.
+
+    Without the interpreter's tear-down: after a full disk, writes that Orbax has given up would
+    bury the message under a traceback each.
+    """
+    try:
+        yield
+    except (CheckpointError, ConfigError, NonFiniteLoss) as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _config_from_flags(default_config: str | None) -> Any:

@@ -136,27 +136,23 @@ def get_config(quick=False):
 '''
 SCRIPT = """
 from acestep_jax.training import cli
-cli.run(lambda config: print("training", config.name, config.num_steps, config.workdir))
+cli.run(lambda config: print("training", config.name, config.num_steps, config.seed, config.workdir))
 """
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["--quick"], 0, "training test 2 runs/test_quick"),
-        (["--set", "num_steps=7", "--workdir", "w"], 0, "training test 7 w"),
+        (["--quick", "--set", "seed=7"], 0, "training test 2 7 runs/test_quick"),
         (["--set", "num_step=7"], 1, "did you mean num_steps?"),
         (["--help_config"], 0, "train until this many steps are done"),
-        (["--config", "absent.py"], 1, "no configuration file absent.py"),
     ],
 )
 def test_the_command_line_reaches_the_run(tmp_path, arguments, status, text):
     (tmp_path / "config.py").write_text(CONFIG_FILE)
     (tmp_path / "script.py").write_text(SCRIPT)
-    if "--config" not in arguments:
-        arguments = ["--config", "config.py", *arguments]
     done = subprocess.run(
-        [sys.executable, "script.py", *arguments],
+        [sys.executable, "script.py", "--config", "config.py", *arguments],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)},
         capture_output=True,
@@ -165,3 +161,11 @@ def test_the_command_line_reaches_the_run(tmp_path, arguments, status, text):
     )
     assert done.returncode == status
     assert text in done.stdout + done.stderr
+
+
+def test_a_config_file_that_is_absent_or_empty_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no configuration file .*absent.py"):
+        cli.load_config(tmp_path / "absent.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(cli.ConfigError, match="has no function get_config"):
+        cli.load_config(tmp_path / "empty.py")

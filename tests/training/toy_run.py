@@ -152,9 +152,10 @@ def main(arguments):
         mesh=config_lib.Mesh(data=2, fsdp=2),
         data=config_lib.Data(batch_size=8),
     )
-    cli.prepare_workdir(config)
     hook = fail_at(int(arguments[2]), arguments[3]) if len(arguments) > 1 else lambda *_: None
-    state, start = train(config, hook)
+    with cli.plain_errors():
+        cli.prepare_workdir(config)
+        state, start = train(config, hook)
     print(f"from {start}: {digest(state)}")
 
 
