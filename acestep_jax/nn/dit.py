@@ -34,6 +34,7 @@ from acestep_jax.nn.layers import (
 from acestep_jax.nn.stack import AlternatingStack
 from acestep_jax.ops import masks, rope
 from acestep_jax.ops.attention import probabilities
+from acestep_jax.ops.sharding import BATCH, constrain
 from acestep_jax.typing import Array
 
 
@@ -155,6 +156,7 @@ class DiTLayer(nn.Module):
 
         x = modulate(self.mlp_norm(hidden), mlp_shift, mlp_scale)
         hidden = hidden + (mlp_gate * self.mlp(x)).astype(hidden.dtype)
+        hidden = constrain(hidden, BATCH, "sequence")
         return hidden, {"hidden": hidden, "cross_queries": queries}
 
 
@@ -305,7 +307,7 @@ class DiT(nn.Module):
             # a patch may be half padding: the release fills an odd end with zeros
             frames = jnp.where(frame_mask[..., None], frames, 0)
             patch_mask = masks.patches(frame_mask, self.config.patch_size)
-        hidden = self.proj_in(frames)
+        hidden = constrain(self.proj_in(frames), BATCH, "sequence")
         embedded, cross, mask = self._read_condition(condition, condition_mask, batch)
         shared = Shared(modulation, self._rotation(hidden.shape[1]), patch_mask, embedded, mask)
         hidden, tapped = self.layers.run(_run_layer, hidden, shared, cross, taps)
