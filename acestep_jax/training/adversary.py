@@ -7,6 +7,7 @@ caller adds it to the distribution-matching gradient, in the same units, and bot
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Key, Params
 
 Metrics = dict[str, Array]
+_PAIR = ("real", "fake")
 
 
 def make_discriminator(config: Gan) -> nn.Module:
@@ -99,36 +101,49 @@ class Adversary:
           key: of level and noises.
         """
         config = self.config
-        level_key, noise_key, *r1_keys = jax.random.split(key, 4)
+        level_key, noise_key, *near_keys = jax.random.split(key, 4)
         level = self._level(level_key, generated.shape[:1])
         noise = jax.random.normal(noise_key, generated.shape)
-        x_real, x_fake = (flow.interpolate(x, noise, level) for x in (scene.real, generated))
-        judge = functools.partial(self.judge, params, features, t=level)
-        (real, mask), (fake, _) = judge(x_t=x_real, scene=scene), judge(x_t=x_fake, scene=scene)
-        mean = functools.partial(losses.masked_mean, mask=mask)
-        parts = {"discriminator": mean(distill.GAN_LOSSES[config.loss][0](real, fake))}
-        if config.contrastive_weight > 0:
-            wrong, _ = judge(x_t=x_real, scene=scene_lib.with_other_prompts(scene))
-            parts["contrastive"] = config.contrastive_weight * mean(
-                distill.contrastive(real, wrong)
-            )
+        views = {
+            name: (flow.interpolate(songs, noise, level), scene)
+            for name, songs in zip(_PAIR, (scene.real, generated), strict=True)
+        }
         if config.r1_weight > 0:
-            slopes = [
-                mean(distill.approximate_r1(logits, judge(x_t=near, scene=scene)[0]))
-                for logits, near in zip(
-                    (real, fake), self._nearby(r1_keys, x_real, x_fake), strict=True
-                )
-            ]
+            for near_key, name in zip(near_keys, _PAIR, strict=True):
+                x = views[name][0]
+                nearby = x + config.r1_sigma * jax.random.normal(near_key, x.shape)
+                views[f"near {name}"] = (nearby, scene)
+        if config.contrastive_weight > 0:
+            views["wrong"] = (views["real"][0], scene_lib.with_other_prompts(scene))
+        logits, mask = self._judge_all(params, features, views, level)
+
+        mean = functools.partial(losses.masked_mean, mask=mask)
+        real, fake = logits["real"], logits["fake"]
+        parts = {"discriminator": mean(distill.GAN_LOSSES[config.loss][0](real, fake))}
+        if config.r1_weight > 0:
+            slopes = [mean(distill.approximate_r1(logits[n], logits[f"near {n}"])) for n in _PAIR]
             parts["r1"] = config.r1_weight / config.r1_sigma**2 * sum(slopes)
+        if config.contrastive_weight > 0:
+            contrast = mean(distill.contrastive(real, logits["wrong"]))
+            parts["contrastive"] = config.contrastive_weight * contrast
         accuracy = mean((real > fake).astype(jnp.float32))
         metrics = {f"loss/{name}": value for name, value in parts.items()}
         return sum(parts.values()), metrics | {"discriminator/accuracy": accuracy}
 
-    def _nearby(self, keys: list[Key], *states: Array) -> list[Array]:
-        sigma = self.config.r1_sigma
-        return [
-            x + sigma * jax.random.normal(key, x.shape) for key, x in zip(keys, states, strict=True)
-        ]
+    def _judge_all(
+        self,
+        params: Params,
+        features: Params,
+        views: Mapping[str, tuple[Array, Scene]],
+        level: Array,
+    ) -> tuple[dict[str, Array], Array]:
+        """Judges several views of a batch in one call: {name: logits}, and their common mask."""
+        x_t = jnp.concatenate([x for x, _ in views.values()])
+        scene = scene_lib.concatenate([scene for _, scene in views.values()])
+        t = jnp.tile(level, len(views))
+        logits, mask = self.judge(params, features, x_t, t, scene)
+        split = dict(zip(views, jnp.split(logits, len(views)), strict=True))
+        return split, mask[: level.shape[0]]
 
     def generator_slope(
         self, params: Params, features: Params, scene: Scene, generated: Array, key: Key

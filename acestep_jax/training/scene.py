@@ -6,7 +6,10 @@ Encoders run once a batch. Student, teacher and fake score then differ in their 
     velocity = scene_lib.field(networks, params, scene)     # (x_t, t) -> [B, T, C]
 """
 
+from collections.abc import Sequence
+
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from acestep_jax.data.batch import Batch
@@ -101,3 +104,9 @@ def with_other_prompts(scene: Scene) -> Scene:
     """Gives every item its neighbour's prompt."""
     mask = None if scene.mask is None else jnp.roll(scene.mask, 1, axis=0)
     return scene.replace(tokens=jnp.roll(scene.tokens, 1, axis=0), mask=mask)
+
+
+def concatenate(scenes: Sequence[Scene]) -> Scene:
+    """Joins scenes along the batch, so that one call of a network serves all of them."""
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *scenes)
+    return joined.replace(null=scenes[0].null)
