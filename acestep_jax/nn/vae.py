@@ -62,7 +62,8 @@ def _sin_cos(x: Array) -> tuple[Array, Array]:
         1 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 - q / 39916800))))
     )
     cosine = 1 + q * (
-        -1 / 2 + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q / 479001600))))
+        -1 / 2
+        + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q / 479001600))))
     )
     return sine, cosine
 
@@ -425,3 +426,30 @@ def fold_weight_norm(params: Params) -> dict:
         return {"kernel": kernel, **kept}
 
     return fold(dict(params), "")
+
+
+def scale_latents(params: Params, scale: Array) -> dict:
+    """Divides every latent channel by `scale` [C], in the encoder and, inversely, in the decoder.
+
+    Means and the decoder's answer to them are exact. The posterior's std = softplus(s) + 1e-4
+    cannot be divided exactly: s is lowered by log(scale), which is right where std is small
+    (softplus is then the exponential; 2 % off at 0.15).
+
+    Args:
+      params: of `VAE`, not folded.
+      scale: positive, the present spread of each channel.
+
+    Returns:
+      New parameters, whose latents are the old ones over `scale`.
+    """
+    last, first = params["encoder"]["conv2"], params["decoder"]["conv1"]
+    gain = jnp.concatenate([1 / scale, jnp.ones_like(scale)])
+    offset = jnp.concatenate([jnp.zeros_like(scale), jnp.log(scale)])
+    last = {**last, "weight_g": last["weight_g"] * gain, "bias": last["bias"] * gain - offset}
+    kernel = weight_norm(first["weight_g"], first["weight_v"], axis=2) * scale[None, :, None]
+    norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=(0, 1)))
+    first = {**first, "weight_v": kernel, "weight_g": norm}
+    return {
+        "encoder": {**params["encoder"], "conv2": last},
+        "decoder": {**params["decoder"], "conv1": first},
+    }

@@ -44,7 +44,8 @@ def stft(audio: Array, window: int) -> Array:
     rows = signal.shape[-1] // hop
     signal = signal[..., : rows * hop].reshape(*signal.shape[:-1], rows, hop)
     frames = jnp.concatenate([signal[..., i : rows - 3 + i, :] for i in range(4)], axis=-1)
-    return jnp.fft.rfft(frames * _hann(window), axis=-1)
+    shape = _hann(window).reshape((1,) * (frames.ndim - 1) + (window,))
+    return jnp.fft.rfft(frames * shape, axis=-1)
 
 
 def _hann(window: int) -> np.ndarray:
@@ -75,22 +76,25 @@ def spectral_distance(
     *,
     windows: Sequence[int] = WINDOWS,
     floor: float = 1e-4,
+    quiet: float = 1e-2,
     weighted: bool = False,
     sample_rate: int = 48_000,
 ) -> tuple[Array, Array]:
     """Measures spectral convergence and log-magnitude error, averaged over resolutions.
 
     With magnitudes P and T of left, right, sum and difference:
-      convergence   = ‖T − P‖ / ‖T‖, norms over a stereo pair together;
+      convergence   = ‖T − P‖ / sqrt(‖T‖² + ‖quiet‖²), norms over a stereo pair together;
       log_magnitude = mean |log P − log T|.
-    A pair shares its norm so that a nearly mono clip, whose difference channel is almost silent,
-    does not divide by next to nothing.
+    Neither a nearly mono clip, whose difference channel is almost silent, nor a fade-out divides by
+    next to nothing: a pair shares its norm, which never falls below that of quiet noise.
 
     Args:
       prediction: [B, W, 2].
       target: [B, W, 2].
       windows: resolutions in samples.
       floor: added to magnitudes in quadrature; 1e-4 is noise at -80 dB of full scale.
+      quiet: magnitude of noise that a target is at least compared with; 1e-2 is -40 dB. 0 gives
+        the textbook ratio.
       weighted: whether to weight magnitudes by the ear's sensitivity (A-weighting).
       sample_rate: needed by the weighting alone.
 
@@ -99,24 +103,24 @@ def spectral_distance(
     """
     convergence, log_magnitude = 0.0, 0.0
     for window in windows:
-        gain = 1.0
+        gain = np.ones(window // 2 + 1, np.float32)
         if weighted:
             gain = a_weighting(np.fft.rfftfreq(window, 1 / sample_rate))
         ours, theirs = (
             _magnitudes(stft(audio, window), gain, floor) for audio in (prediction, target)
         )
         error = jnp.sum(jnp.square(ours - theirs), axis=(2, 3, 4))
-        energy = jnp.sum(jnp.square(theirs), axis=(2, 3, 4))
+        energy = jnp.sum(jnp.square(theirs) + quiet**2, axis=(2, 3, 4))
         convergence += jnp.mean(jnp.sqrt(error / energy + 1e-12), axis=1)
         log_magnitude += jnp.mean(jnp.abs(jnp.log(ours / theirs)), axis=(1, 2, 3, 4))
     return convergence / len(windows), log_magnitude / len(windows)
 
 
-def _magnitudes(spectra: Array, gain: Array | float, floor: float) -> Array:
+def _magnitudes(spectra: Array, gain: np.ndarray, floor: float) -> Array:
     """Returns [B, pair, 2, frames, bins]: (left, right) and (sum, difference)."""
     pairs = jnp.stack([spectra, mid_side(spectra)], axis=1)
     power = jnp.square(pairs.real) + jnp.square(pairs.imag)
-    return jnp.sqrt(power * jnp.square(gain) + floor**2)
+    return jnp.sqrt(power * np.square(gain)[None, None, None, None] + floor**2)
 
 
 def mel_filters(window: int, bands: int, sample_rate: int = 48_000) -> np.ndarray:

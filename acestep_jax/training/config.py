@@ -351,16 +351,19 @@ class TrainVAE(Run):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass
     phases: tuple[VAEPhase, ...] = (VAEPhase(num_steps=1000),)  # in order; they make up num_steps
-    # Groups of audio files, drawn equally often, each a glob pattern; empty: tones made on the spot.
-    # A segment is data.num_frames long.
+    # Groups of audio files, drawn equally often, each a glob pattern; empty: tones made on the
+    # spot. A segment is data.num_frames long.
     audio: tuple[str, ...] = ("data/audio/own/*.flac", "data/audio/real/*.flac")
     track_seconds: float = 75.0  # of longer files only the middle is kept in memory
+    unit_latents: bool = False  # rescale the exported latents to unit variance on held-out audio
     held_out_every: int = 10  # every so many files of a group serve evaluation instead; 0: none
     held_out_frames: int = 51  # length of an evaluation clip
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)  # of the spectral loss
     floor: float = 1e-4  # of its magnitudes; noise at -80 dB
     a_weighting: bool = False  # weight its magnitudes by the ear's sensitivity
-    waveform_weight: float = 1.0  # of mean |x - xhat| / mean |x|; fixes the phase
+    waveform_weight: float = 2.0  # of |x - xhat| / |x|, root mean squares; fixes the phase
+    convergence_weight: float = 1.0  # of the spectral convergence
+    magnitude_weight: float = 1.0  # of the log-magnitude error
     discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)  # one scale each
     discriminator_filters: int = 64  # channels of its layers
     generator: Optimizer = Optimizer(peak_lr=1.5e-4, b1=0.8, b2=0.99, ema_decay=0.9999)

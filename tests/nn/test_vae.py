@@ -60,6 +60,11 @@ def _golden() -> tuple[vae.VAE, dict]:
     return model, traverse_util.unflatten_dict(leaves)
 
 
+@functools.partial(jax.jit, static_argnames="method")
+def _apply(params: dict, x: jax.Array, method: str) -> jax.Array:
+    return vae.VAE(TINY).apply({"params": params}, x, method=method)
+
+
 def _summary(x: jax.Array) -> list[float]:
     """First four values, last, sum and L2 norm in the released [1, C, T] order."""
     flat = np.asarray(x[0]).T.ravel().astype(np.float64)
@@ -67,9 +72,9 @@ def _summary(x: jax.Array) -> list[float]:
 
 
 def test_encoding_reproduces_the_released_numbers():
-    model, params = _golden()
+    _, params = _golden()
     audio = _fill("audio", (1, 2, 163)).transpose(0, 2, 1)
-    posterior = model.apply({"params": params}, audio, method="encode")
+    posterior = _apply(params, audio, "encode")
     # six decimals were printed; measured difference 1e-5 on the sum of 80 float32 values
     np.testing.assert_allclose(
         _summary(posterior.mean),
@@ -86,12 +91,158 @@ def test_encoding_reproduces_the_released_numbers():
 
 
 def test_decoding_reproduces_the_released_numbers():
-    model, params = _golden()
+    _, params = _golden()
     latents = _fill("z", (1, 4, 21)).transpose(0, 2, 1)
-    audio = model.apply({"params": params}, latents, method="decode")
+    audio = _apply(params, latents, "decode")
     np.testing.assert_allclose(
         _summary(audio),
         [0.189473, 1.151192, 0.374151, 1.625167, -0.159958, 342.25705, 21.94708],
         rtol=2e-5,  # six printed decimals
         atol=2e-5,
     )
+
+
+# The forms rewritten for speed ----------------------------------------------------------------
+
+
+def _textbook_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride,), [(padding, padding)], dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+
+@pytest.mark.parametrize(("samples", "stride", "padding"), [(24, 4, 2), (29, 4, 2), (17, 3, 2)])
+def test_a_strided_convolution_is_two_matrix_products(samples, stride, padding):
+    x_key, kernel_key = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(x_key, (2, samples, 5))
+    kernel = jax.random.normal(kernel_key, (2 * stride, 5, 7))
+    expected = _textbook_conv(x, kernel, stride, padding)
+    ours = vae.strided_conv(x, kernel, stride=stride, padding=padding)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)  # float32 sums of 40 products
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (3, 2), (6, 3)])
+def test_a_transposed_convolution_is_the_adjoint_of_the_strided_one(stride, padding):
+    x_key, kernel_key = jax.random.split(jax.random.key(1))
+    x = jax.random.normal(x_key, (2, 9, 5))
+    kernel = jax.random.normal(kernel_key, (2 * stride, 5, 7))
+    ours = vae.transposed_conv(x, kernel, stride=stride, padding=padding)
+    shape = jax.ShapeDtypeStruct((*ours.shape[:2], 7), jnp.float32)
+
+    def forward(y):
+        return _textbook_conv(y, kernel.transpose(0, 2, 1), stride, padding)
+
+    (expected,) = jax.linear_transpose(forward, shape)(x)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)  # float32 sums of 10 products
+
+
+def test_a_kernel_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="7 taps; this form needs two strides, 8"):
+        vae.strided_conv(jnp.zeros((1, 16, 1)), jnp.zeros((7, 1, 1)), stride=4, padding=2)
+
+
+def test_snake_adds_a_squared_sine_and_has_its_gradient():
+    x = jnp.linspace(-30, 30, 301)[None, :, None] * jnp.ones((1, 1, 2))
+    frequency, gain = jnp.array([[[0.7, 2.5]]]), jnp.array([[[1.3, 0.4]]])
+
+    def textbook(x, frequency, gain):
+        return x + gain * jnp.sin(frequency * x) ** 2
+
+    np.testing.assert_allclose(
+        vae.snake(x, frequency, gain), textbook(x, frequency, gain), atol=1e-5
+    )  # measured 4e-6: float32 at arguments up to 75
+    weigh = jnp.cos(jnp.arange(602.0).reshape(x.shape))  # any cotangent
+    for i in range(3):
+        ours, expected = (
+            jax.grad(lambda *a, f=f: jnp.sum(weigh * f(*a)), argnums=i)(x, frequency, gain)
+            for f in (vae.snake, textbook)
+        )
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)  # sums of 301 terms of 30
+
+
+# The autoencoder as a whole -------------------------------------------------------------------
+
+
+def test_lengths_are_whole_frames():
+    _, params = _golden()
+    for samples in (8, 15, 16, 163):
+        audio = jax.ShapeDtypeStruct((1, samples, 2), jnp.float32)
+        posterior = jax.eval_shape(lambda x: _apply(params, x, "encode"), audio)
+        assert posterior.mean.shape == (1, samples // 8, 4)
+    latents = jax.ShapeDtypeStruct((2, 5, 4), jnp.float32)
+    assert jax.eval_shape(lambda x: _apply(params, x, "decode"), latents).shape == (2, 40, 2)
+
+
+def test_folding_the_weight_norm_changes_nothing():
+    model, params = _golden()
+    folded = vae.fold_weight_norm(params)
+    audio = jax.random.normal(jax.random.key(0), (1, 64, 2))
+    rebuild = jax.jit(lambda p: model.apply({"params": p}, audio, jax.random.key(1))[0])
+    plain, quick = rebuild(params), rebuild(folded)
+    np.testing.assert_allclose(quick, plain, atol=1e-5)  # the same kernels, rounded once earlier
+    assert not any("weight_v" in path for path in traverse_util.flatten_dict(folded))
+
+
+def test_latents_can_be_rescaled_without_changing_the_sound():
+    _, params = _golden()
+    scale = jnp.array([0.5, 1.0, 2.0, 3.0])
+    scaled = jax.jit(vae.scale_latents)(params, scale)
+    audio = jax.random.normal(jax.random.key(0), (1, 64, 2))
+    before, after = (_apply(p, audio, "encode") for p in (params, scaled))
+    np.testing.assert_allclose(after.mean, before.mean / scale[None, None], atol=1e-5)
+    sounds = (_apply(params, before.mean, "decode"), _apply(scaled, after.mean, "decode"))
+    np.testing.assert_allclose(sounds[1], sounds[0], rtol=1e-4, atol=1e-4)  # measured 2e-5
+    assert bool(jnp.all(after.std[..., 2:] < before.std[..., 2:]))  # by about the scale
+    assert bool(jnp.all(after.std[..., :1] > before.std[..., :1]))
+
+
+def test_rematerialised_blocks_have_the_same_gradient():
+    model, params = _golden()
+    audio = jax.random.normal(jax.random.key(0), (1, 64, 2))
+
+    def loss(params, model):
+        return jnp.mean(model.apply({"params": params}, audio, jax.random.key(1))[0] ** 2)
+
+    plain = jax.jit(jax.grad(loss), static_argnums=1)(params, model)
+    again = jax.jit(jax.grad(loss), static_argnums=1)(params, vae.VAE(TINY, remat=True))
+    # another order of float32 sums; measured 1.5e-5
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, again)
+
+
+def test_bfloat16_products_stay_near_float32():
+    _, params = _golden()
+    audio = 0.3 * jax.random.normal(jax.random.key(0), (1, 64, 2))
+    rough_model = vae.VAE(TINY, dtype=jnp.bfloat16)
+    exact = _apply(params, audio, "encode").mean
+    rough = jax.jit(lambda x: rough_model.apply({"params": params}, x, method="encode").mean)(audio)
+    assert rough.dtype == jnp.float32
+    error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+    assert 0 < error < 0.03  # measured 0.007; bfloat16 keeps 8 bits
+
+
+def test_samples_spread_as_the_posterior_says():
+    posterior = vae.Posterior(mean=jnp.full((1, 5000, 2), 3.0), std=jnp.full((1, 5000, 2), 0.5))
+    sample = posterior.sample(jax.random.key(0))
+    np.testing.assert_allclose(np.mean(sample), 3.0, atol=0.02)  # 4 standard errors of 1e4 draws
+    np.testing.assert_allclose(np.std(sample), 0.5, atol=0.015)
+
+
+def test_the_released_autoencoder_has_the_released_size():
+    model = vae.VAE(VAES["vae"])
+    audio = jnp.zeros((1, 1920, 2))
+    shapes = jax.eval_shape(lambda key: model.init(key, audio, key), jax.random.key(0))["params"]
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    assert count(shapes["encoder"]) == 84_281_344
+    assert count(shapes) == 168_695_426
+    assert len(jax.tree.leaves(shapes)) == 365
+
+
+def test_wrong_layouts_are_refused():
+    model, params = _golden()
+    with pytest.raises(ValueError, match=r"shape \(1, 2, 64\); encode reads \[B, W, 2\]"):
+        model.apply({"params": params}, jnp.zeros((1, 2, 64)), method="encode")
+    with pytest.raises(ValueError, match=r"decode reads \[B, T, 4\]"):
+        model.apply({"params": params}, jnp.zeros((1, 8, 64)), method="decode")

@@ -1,0 +1,131 @@
+"""The autoencoder's trainer: exact resuming, phases that do what they say, twice the divergence."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acestep_jax import weights
+from acestep_jax.data import segments
+from acestep_jax.nn.vae import Posterior
+from acestep_jax.training import metrics as metrics_lib
+from acestep_jax.training.config import TrainVAE, VAEPhase
+from configs.nano import vae as nano
+from train import vae as train_vae
+
+
+class _Stopped(SystemExit):
+    pass
+
+
+def _run(workdir: pathlib.Path, **changes) -> dict[str, list]:
+    config = dataclasses.replace(nano.get_config(quick=True), workdir=str(workdir), **changes)
+    train_vae.main(config)
+    return metrics_lib.read_metrics(workdir)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> tuple[pathlib.Path, dict[str, list]]:
+    workdir = tmp_path_factory.mktemp("straight")
+    return workdir, _run(workdir)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(straight, tmp_path, monkeypatch):
+    whole, expected = straight
+    make_step = train_vae.make_step
+
+    def stop_in_the_last_phase(config, networks, phase, **rest):
+        if phase.decoder_only:
+            raise _Stopped
+        return make_step(config, networks, phase, **rest)
+
+    with monkeypatch.context() as patch, pytest.raises(_Stopped):
+        patch.setattr(train_vae, "make_step", stop_in_the_last_phase)
+        _run(tmp_path)
+    assert not (tmp_path / "vae").exists()
+    resumed = _run(tmp_path)
+
+    for name in ("loss/convergence", "loss/critic", "loss/adversarial", "practice/si_sdr_db"):
+        assert resumed[name] == expected[name], name  # bit for bit on one kind of processor
+    ours, theirs = (weights.load_vae(folder / "vae").params for folder in (tmp_path, whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_players_alternate_in_the_adversarial_phase(straight):
+    _, series = straight
+    steps = {name: [step for step, _ in values] for name, values in series.items()}
+    assert steps["loss/convergence"] == [1, 2, 4]  # the generator's; step 3 is the critic's
+    assert steps["loss/critic"] == [3]
+    assert steps["loss/matching"] == [4]
+
+
+def test_a_decoder_only_phase_leaves_the_latents_alone(straight):
+    workdir, _ = straight
+    config = dataclasses.replace(nano.get_config(quick=True), weights=str(workdir / "vae"))
+    networks = train_vae.build_networks(config)
+    audio = np.zeros((2, config.data.num_frames * config.vae.hop, 2), np.float32)
+    audio[:, ::7] = 0.1
+    before = train_vae.init_state(config, networks, audio)
+    step = train_vae.make_step(
+        config, networks, config.phases[-1], player="generator", params=before.params
+    )
+    after, _ = step(jax.tree.map(jnp.copy, before), audio)
+    for tree in (after.params, after.average):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            tree["generator"]["encoder"],
+            before.params["generator"]["encoder"],
+        )
+        moved = jax.tree.map(
+            lambda a, b: bool(jnp.any(a != b)),
+            after.params["generator"]["decoder"],
+            before.params["generator"]["decoder"],
+        )
+        assert any(jax.tree.leaves(moved))
+
+
+def test_the_kl_term_is_twice_the_divergence():
+    """Training reference G1: Monte Carlo over 200,000 draws against equation (1) of the trainer."""
+    mean, std = jnp.array([[[0.7, -1.2]]]), jnp.array([[[0.3, 1.6]]])
+    posterior = Posterior(mean=mean, std=std)
+    noise = jax.random.normal(jax.random.key(0), (200_000, 1, 2))
+    draws = mean + std * noise
+    log_ratio = jnp.sum(-0.5 * noise**2 - jnp.log(std) + 0.5 * draws**2, axis=(1, 2))
+    kl = train_vae.kl_divergence(posterior)
+    np.testing.assert_allclose(kl, [2 * jnp.mean(log_ratio)], rtol=1e-2)
+    np.testing.assert_allclose(kl, [4.0479], rtol=1e-4)  # sum of m^2 + s^2 - 2 log s - 1 by hand
+
+
+def test_phases_and_steps_must_agree():
+    with pytest.raises(ValueError, match="phases last 3 steps and num_steps=4"):
+        TrainVAE(name="x", num_steps=4, phases=(VAEPhase(num_steps=3),))
+
+
+def test_batches_depend_on_seed_and_position_alone():
+    tracks = segments.practice_tracks(count=2, seconds=0.1)
+    make = lambda: segments.SegmentBatches([tracks], batch_size=2, samples=960, seed=3)  # noqa: E731
+    first, second = make(), make()
+    skipped = [next(first) for _ in range(3)][2]
+    second.set_state({"position": 2})
+    np.testing.assert_array_equal(next(second), skipped)
+    assert second.get_state() == first.get_state() == {"position": 3}
+    assert np.abs(skipped).max() <= 1 and skipped.dtype == np.float32
+
+
+def test_augmentation_widens_what_is_nearly_mono():
+    rng = np.random.default_rng(0)
+    mono = np.repeat(0.1 * rng.standard_normal((960, 1)), 2, axis=1).astype(np.float32)
+    widths = []
+    for _ in range(40):
+        stereo = segments.augment(rng, mono)
+        widths.append(np.std(stereo[:, 0] - stereo[:, 1]) / np.std(stereo))
+        assert 0.14 < np.abs(stereo).max() < 1
+    assert np.mean(np.array(widths) > 0.05) > 0.3  # half of them are panned
+
+
+def test_missing_audio_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="names no audio file; has the data been made"):
+        segments.load_tracks(str(tmp_path / "*.flac"), min_seconds=1, max_seconds=2)
