@@ -115,6 +115,24 @@ def with_stems(labels: SongLabels, stems: dict[str, str]) -> SongLabels:
     return dataclasses.replace(labels, stems=stems)
 
 
+def first_seconds(labels: SongLabels, seconds: float) -> SongLabels:
+    """Keeps what the labels say of the first `seconds`; all of it where the song is no longer."""
+    if seconds >= labels.seconds:
+        return labels
+    # words name lines by number, so the sheet may lose lines at its end alone
+    begun = [i for i, line in enumerate(labels.lines) if line.start < seconds]
+    lines = labels.lines[: max(begun, default=-1) + 1]
+    return dataclasses.replace(
+        labels,
+        seconds=seconds,
+        lines=tuple(
+            Line(line.text, min(line.start, seconds), min(line.end, seconds)) for line in lines
+        ),
+        words=tuple(word for word in labels.words if word.end <= seconds),
+        chords=tuple(chord for chord in labels.chords if chord[0] < seconds),
+    )
+
+
 def save_labels(path: pathlib.Path, labels: SongLabels) -> None:
     """Writes labels as JSON with sorted keys: equal labels give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)

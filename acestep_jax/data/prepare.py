@@ -9,6 +9,7 @@ Command:  python -m acestep_jax.data.prepare --audio data/audio/own --out data/s
 
 import argparse
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -101,9 +102,14 @@ def silence_latent(encode: Encoder, num_frames: int = shards.SILENCE_FRAMES) -> 
 
 
 def prepare_song(
-    label_path: pathlib.Path, encode: Encoder, *, stems: bool, store_std: bool
+    label_path: pathlib.Path,
+    encode: Encoder,
+    *,
+    stems: bool = True,
+    store_std: bool = False,
+    max_seconds: float = math.inf,
 ) -> shards.Record:
-    """Reads and encodes one song.
+    """Reads and encodes one song, or its beginning.
 
     Raises:
       BadAudio: if the mix or a stem cannot be used.
@@ -114,11 +120,13 @@ def prepare_song(
     seconds = len(samples) / units.SAMPLE_RATE
     if abs(seconds - labels.seconds) > 0.1:
         raise audio.BadAudio(f"lasts {seconds:.2f} s, its labels say {labels.seconds:.2f} s")
-    mean, std = encode_song(encode, samples)
+    labels = labels_lib.first_seconds(labels, max_seconds)
+    kept = round(labels.seconds * units.SAMPLE_RATE)
+    mean, std = encode_song(encode, samples[:kept])
     encoded = {}
     for track, name in labels.stems.items() if stems else ():
         stem = audio.read_audio(label_path.parent / name, min_seconds=1.0)
-        encoded[track] = encode_song(encode, stem)[0].astype(np.float16)[: len(mean)]
+        encoded[track] = encode_song(encode, stem[:kept])[0].astype(np.float16)
     labels = labels_lib.with_stems(labels, {track: labels.stems[track] for track in encoded})
     kept_std = std.astype(np.float16) if store_std else None
     return shards.Record(labels, mean.astype(np.float16), kept_std, encoded)
@@ -133,6 +141,7 @@ def prepare(
     store_std: bool = False,
     max_bad_share: float = 0.1,
     max_songs: int | None = None,
+    max_seconds: float = math.inf,
 ) -> audio.SkipList:
     """Prepares a folder of songs.
 
@@ -143,6 +152,7 @@ def prepare(
       stems, store_std: whether to store latents of stems, and standard deviations.
       max_bad_share: of the songs.
       max_songs: only so many, in order of their names; None takes all.
+      max_seconds: of longer songs only the beginning is taken, with the labels that concern it.
 
     Returns:
       Which songs were skipped, and why.
@@ -162,7 +172,9 @@ def prepare(
         try:
             target = done / f"{path.stem}.record"
             if not target.exists():
-                record = prepare_song(path, encode, stems=stems, store_std=store_std)
+                record = prepare_song(
+                    path, encode, stems=stems, store_std=store_std, max_seconds=max_seconds
+                )
                 _write_whole(target, shards.encode_record(record))
             names.append(target)
             skipped.good += 1
@@ -212,6 +224,7 @@ def main() -> None:
     add("--vae", default=str(sources.EMBEDDED.parent / "vae"), help="autoencoder's folder")
     add("--no_stems", action="store_true", help="leave the stems out")
     add("--store_std", action="store_true", help="store the posterior's standard deviations")
+    add("--max_seconds", type=float, default=math.inf, help="take the beginning of longer songs")
     add("--max_songs", type=int, help="only so many, in order of their names")
     add("--max_bad_share", type=float, default=0.1, help="give up if more songs are bad")
     arguments = parser.parse_args()
@@ -223,6 +236,7 @@ def main() -> None:
         store_std=arguments.store_std,
         max_bad_share=arguments.max_bad_share,
         max_songs=arguments.max_songs,
+        max_seconds=arguments.max_seconds,
     )
 
 

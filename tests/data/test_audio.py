@@ -156,3 +156,21 @@ def test_labels_that_are_not_labels_are_named(tmp_path: pathlib.Path, content):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json"):
         labels.load_labels(tmp_path / "a.json")
+
+
+def test_the_labels_of_a_beginning_speak_of_that_alone():
+    known = labels.SongLabels(
+        name="a",
+        group="a",
+        split="train",
+        seconds=9.0,
+        captions=("calm",),
+        lines=(labels.Line("[verse]", 0.0, 9.0), labels.Line("la lu", 1.0, 6.0)),
+        words=(labels.Word("la", 1.0, 2.0, 1), labels.Word("lu", 4.0, 6.0, 1)),
+        chords=((0.0, "C"), (4.0, "G"), (8.0, "C")),
+    )
+    cut = labels.first_seconds(known, 5.0)
+    assert (cut.seconds, [word.text for word in cut.words]) == (5.0, ["la"])
+    assert [line.end for line in cut.lines] == [5.0, 5.0]
+    assert cut.chords == known.chords[:2]
+    assert labels.first_seconds(known, 9.0) == known

@@ -1,6 +1,7 @@
 """Preparing songs and keeping them: records, shards, the validator, resuming, bad songs."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -102,22 +103,42 @@ def test_the_validator_names_every_bad_row(tmp_path):
     assert "arrayrecord[0]" not in problems
 
 
-def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
+def test_the_encoder_sees_no_farther_than_the_context_of_a_window():
     config = VAEConfig(
         encoder_hidden_size=2,
-        decoder_channels=2,
         decoder_input_channels=4,
         channel_multiples=(1, 1, 1, 1, 1),
     )
-    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 72 * 1920, 2)).astype(np.float32)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 40 * 1920, 2)).astype(np.float32)
+    samples[1, : 34 * 1920] = samples[0, 6 * 1920 :]  # the same sound, six frames later
     vae = VAE(config)
-    params = jax.jit(vae.init)(jax.random.key(0), samples[:, : 4 * 1920], jax.random.key(1))
-    encode = prepare.make_encoder(config, params["params"])
-    mean, std = prepare.encode_song(encode, samples[0], window=48)
-    whole_mean, whole_std = encode(samples)
-    # float32; the windows see all that the encoder sees: measured 0
-    np.testing.assert_allclose(mean, whole_mean[0], atol=1e-5)
-    np.testing.assert_allclose(std, whole_std[0], atol=1e-5)
+    init = functools.partial(vae.init, method="encode")
+    shapes = jax.eval_shape(init, jax.random.key(0), samples[:1])["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.uniform(0.2, 1, x.shape).astype(np.float32), shapes)
+    mean, _ = prepare.make_encoder(config, params)(samples)
+    context = prepare.CONTEXT
+    np.testing.assert_allclose(
+        mean[0, context + 6 : 40 - context],
+        mean[1, context : 34 - context],
+        atol=1e-6,  # float32, the same sums
+    )
+    assert np.abs(mean[0, 6:8] - mean[1, 0:2]).max() > 1e-3  # at the edge they do differ
+
+
+def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
+    kernel = np.random.default_rng(1).standard_normal(2 * prepare.CONTEXT + 1)
+
+    def encode(samples):
+        mean, std = fake_encoder(samples)
+        filtered = [np.convolve(channel, kernel, "same") for channel in mean[0].T]
+        return np.stack(filtered, axis=1)[None], std
+
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (301 * 1920 + 7, 2))
+    mean, std = prepare.encode_song(encode, samples, window=80)
+    whole, _ = encode(samples[None, : 301 * 1920].astype(np.float32))
+    assert len(std) == 301
+    np.testing.assert_allclose(mean, whole[0], atol=1e-6)  # the same sums in another order
 
 
 @pytest.mark.parametrize("num_frames", [256, 257, 480, 481, 900, 4500])
