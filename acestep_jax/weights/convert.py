@@ -125,7 +125,7 @@ def load_params(
     params: dict[str, Any] = {}
     for path, group in _by_leaf(entries).items():
         kinds = [tensorfile.DTYPES[stored[entry.name].dtype] for entry in group]
-        leaf = _empty(group[0].leaf_shape, np.dtype(dtype or np.result_type(*kinds)))
+        leaf = _empty(group[0].leaf_shape, np.dtype(dtype or _common(kinds)))
         for entry in group:
             values = tensorfile.read_tensor(stored[entry.name])
             if not is_finite(values):
@@ -148,6 +148,11 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def _common(kinds: Sequence[np.dtype]) -> np.dtype:
+    """Finds a dtype that holds all of them; numpy knows none for bfloat16 beside float16."""
+    return np.dtype(kinds[0] if len(set(kinds)) == 1 else np.float32)
 
 
 def _fill(target: np.ndarray, values: np.ndarray, entry: Entry) -> None:

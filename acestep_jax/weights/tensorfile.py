@@ -155,7 +155,8 @@ def _read_entry(
     try:
         dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
         numbers = [begin, end, *shape]
-        if not all(type(number) is int and number >= 0 for number in numbers):
+        sound = all(type(number) is int and number >= 0 for number in numbers)
+        if not sound or not isinstance(dtype, str):
             raise TypeError
     except (TypeError, KeyError, ValueError):
         problems.append(f"corrupt: {name} in {file.name} has the header entry {value!r}")
@@ -295,7 +296,7 @@ def write_file(
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
         for name in order:
-            values = np.ascontiguousarray(tensors[name].make(), DTYPES[tensors[name].dtype])
+            values = np.asarray(tensors[name].make(), DTYPES[tensors[name].dtype], order="C")
             if values.shape != tuple(tensors[name].shape):
                 raise ValueError(f"{name} is {values.shape}, not {tensors[name].shape} as said.")
             stream.write(values.reshape(-1).view(np.uint8).data)

@@ -200,7 +200,7 @@ def save_tensor(file: Path, tensor: np.ndarray) -> None:
     Raises:
       ValueError: if its dtype is not one of float32, bfloat16 and float16.
     """
-    tensor = np.ascontiguousarray(tensor)
+    tensor = np.asarray(tensor, order="C")
     kinds = {dtype: name for name, dtype in _STORAGES.items()}
     if tensor.dtype not in kinds:
         raise ValueError(f"{file.name} cannot hold {tensor.dtype}; convert to float32.")
