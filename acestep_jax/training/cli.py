@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import pprint
+import re
 import sys
 import tokenize
 import types
@@ -280,19 +281,24 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def _field_comments(cls: type) -> dict[str, str]:
-    """Reads the comment on the line of each field, in the class and the classes it inherits."""
+    """Reads the comment beside each field, or right above it, of a class and those it inherits."""
     comments: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
-        name = None
+        name, above = "", []
         source = inspect.cleandoc("\n" + inspect.getsource(base))
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type == tokenize.NAME and token.line.strip().startswith(f"{token.string}:"):
+            line, words = token.line.strip(), token.string.lstrip("# ")
+            if token.type == tokenize.COMMENT and line.startswith("#"):
+                above.append(words)
+            elif token.type == tokenize.COMMENT and name:
+                comments[name] = words
+            elif token.type == tokenize.NL and not line:
+                above = []
+            elif token.start[1] == 4 and re.match(rf"{re.escape(token.string)}\s*:", line):
                 name = token.string
-            elif token.type == tokenize.COMMENT and name and token.line.strip()[0] != "#":
-                comments[name] = token.string.lstrip("# ")
-                name = None
+                comments[name], above = " ".join(above), []
     return comments
 
 

@@ -23,9 +23,12 @@ class Method(config_lib.Run):
     student: config_lib.Optimizer = config_lib.Optimizer()
     critic: config_lib.Optimizer = config_lib.Optimizer(peak_lr=2e-4)
     critic_steps: int = 5  # critic updates per student update
-    # A comment above a field is not its help
+    # A comment above a field gives way to the one beside it
     shifts: tuple[float, ...] = (1.0, 2.0, 3.0)  # drawn from per step
+    # A longer help text
+    # takes two lines
     window: tuple[int, str] = (1, "hann")
+    silent: int = 0
     law: Literal["max2", "single"] = "max2"  # of the training times
     teacher: str | None = None  # folder; none: embedded
     limit: int | None = 3
@@ -102,7 +105,8 @@ def test_the_comment_beside_a_field_is_its_help():
     help_texts = {name: text for name, _, text in cli.leaves(Method())}
     assert help_texts["critic_steps"] == "critic updates per student update"
     assert help_texts["shifts"] == "drawn from per step"
-    assert help_texts["window"] == ""
+    assert help_texts["window"] == "A longer help text takes two lines"
+    assert help_texts["silent"] == ""
     assert help_texts["student.peak_lr"] == "learning rate after warm-up"
     assert help_texts["num_steps"] == "train until this many steps are done"  # inherited
 
@@ -136,7 +140,7 @@ def get_config(quick=False):
 '''
 SCRIPT = """
 from acestep_jax.training import cli
-cli.run(lambda config: print("training", config.name, config.num_steps, config.seed, config.workdir))
+cli.run(lambda c: print("training", c.name, c.num_steps, c.seed, c.workdir))
 """
 
 
