@@ -36,6 +36,42 @@ format: $(VENV)/.installed-test
 test-torch: .venv-torch/.installed
 	.venv-torch/bin/python -m pytest -m torch $(ARGS)
 
+# What is on disk already is not made again.
+data: $(VENV)/.installed-nano
+	$(RUN) -m acestep_jax.data.make --data_dir data $(ARGS)
+
+# The nano family from nothing: each file below is made by the line under it, from those it names.
+# The weights in the package are replaced by what was trained.
+NANO := acestep_jax/assets/nano
+WORK := runs/nano
+
+nano: $(WORK)/distill/report.html
+
+$(WORK)/.audio: $(VENV)/.installed-nano
+	$(RUN) -m acestep_jax.data.make --data_dir data --stages fetch render
+	@mkdir -p $(WORK) && touch $@
+
+$(WORK)/.vae: $(WORK)/.audio
+	$(RUN) -m train.vae --config configs/nano/vae.py --workdir $(WORK)/vae
+	mkdir -p $(NANO)/vae && cp -r $(WORK)/vae/vae/. $(NANO)/vae
+	@touch $@
+
+$(WORK)/.shards: $(WORK)/.vae
+	$(RUN) -m acestep_jax.data.vocabulary --out $(NANO)/text_encoder
+	rm -rf data/shards
+	$(RUN) -m acestep_jax.data.make --data_dir data --stages prepare embed
+	@touch $@
+
+$(WORK)/.dit: $(WORK)/.shards
+	$(RUN) -m train.dit --config configs/nano/dit.py --workdir $(WORK)/dit \
+	  --set data.shards=data/shards/own,data/shards/real
+	mkdir -p $(NANO)/acestep-v15-nano && cp -r $(WORK)/dit/export/model/. $(NANO)/acestep-v15-nano
+	cp -r $(WORK)/dit/export/text_encoder/. $(NANO)/text_encoder
+	@touch $@
+
+$(WORK)/distill/report.html: $(WORK)/.dit
+	$(RUN) -m train.distill --config configs/nano/distill.py --workdir $(WORK)/distill
+
 # One environment, extended by stamps: each says which extras are in.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
