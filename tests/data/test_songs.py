@@ -1,12 +1,11 @@
 """Our own songs: the notation, the harmony, the voice, and labels that agree with the sound."""
 
-import hashlib
-
 import numpy as np
 import pytest
 
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
+from acestep_jax.data.songs import __main__ as cli
 from acestep_jax.data.songs import (
     arrange,
     compose,
@@ -203,13 +202,51 @@ def test_the_beat_of_the_audio_is_the_tempo_of_the_label(song):
     assert abs(best - 1) < 0.03  # 10 ms frames: 2 % of a beat at 120 BPM
 
 
-def test_the_same_seed_gives_the_same_bytes():
-    first, again = (render.render_song(3, max_seconds=40.0) for _ in range(2))
-    digests = [
-        hashlib.sha256(song.mix.tobytes() + repr(song.labels).encode()).hexdigest()
-        for song in (first, again)
-    ]
-    assert digests[0] == digests[1]
+def test_the_same_seed_gives_the_same_files(tmp_path):
+    for folder in ("first", "again"):
+        cli.render_songs(tmp_path / folder, [4], stems_every=2)
+    names = sorted(path.relative_to(tmp_path / "first") for path in _files(tmp_path / "first"))
+    assert {"own-000004.flac", "own-000004.json"} < {str(name) for name in names}
+    assert any("stems" in name.parts for name in names)
+    for name in names:
+        first, again = (tmp_path / folder / name for folder in ("first", "again"))
+        assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_song_that_is_there_is_not_rendered_again(tmp_path):
+    (tmp_path / "own-000007.json").write_text("kept")
+    cli.write_song(tmp_path, 7, with_stems=False)
+    assert [path.name for path in _files(tmp_path)] == ["own-000007.json"]
+    assert (tmp_path / "own-000007.json").read_text() == "kept"
+
+
+def _files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("style", styles.STYLES, ids=lambda style: style.name)
+def test_every_style_arranges_every_metre_it_offers_within_the_song(style):
+    rng = np.random.default_rng(1)
+    for metre in style.metres:
+        score = arrange.arrange(compose.compose_tune(3, metre), style, sung=True, rng=rng)
+        assert style.bpm[0] <= score.bpm <= style.bpm[1]
+        for part in score.parts:
+            for event in part.events:
+                assert 0 <= event.start < score.seconds
+                assert 20 <= event.midi <= 110
+        assert bool(score.strokes) == (style.groove != "none")
+        bars = len(score.chords)
+        bar = 60 / score.bpm * (metre / 3 if metre == 6 else metre)
+        assert score.seconds == pytest.approx(bars * bar + 1.5, abs=0.01)
+        ends = [section.end for section in score.sections]
+        assert [section.start for section in score.sections] == [0, *ends[:-1]]
+        assert score.sections[-1].tag == "outro"
+
+
+def test_a_style_refuses_a_metre_it_cannot_play():
+    funk = next(style for style in styles.STYLES if style.name == "funk")
+    with pytest.raises(ValueError, match="funk plays metres"):
+        arrange.arrange(compose.compose_tune(0, 3), funk, sung=False, rng=np.random.default_rng(0))
 
 
 def test_tunes_that_share_a_melody_share_a_group():
