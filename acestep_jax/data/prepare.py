@@ -12,6 +12,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def make_encoder(config: VAEConfig, params: Params) -> Encoder:
 
     @jax.jit
     def encode(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-        posterior = vae.apply({"params": params}, samples, method="encode")
+        posterior: Any = vae.apply({"params": params}, samples, method="encode")
         return posterior.mean, posterior.std
 
     return lambda samples: jax.tree.map(np.asarray, encode(jnp.asarray(samples)))

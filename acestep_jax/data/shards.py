@@ -20,6 +20,7 @@ Command:  python -m acestep_jax.data.shards DIR        (checks every row and nam
 """
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import sys
@@ -168,8 +169,8 @@ def write_shards(
 
 
 def _write_array_record(path: pathlib.Path, rows: Sequence[bytes]) -> None:
-    from array_record.python import array_record_module
-
+    # a compiled module, which type checkers do not see
+    array_record_module = importlib.import_module("array_record.python.array_record_module")
     partial = path.with_name(path.name + ".partial")
     # one record a group makes random access cheap; latents are noise to a compressor
     writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")

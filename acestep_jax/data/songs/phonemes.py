@@ -104,8 +104,8 @@ _WORDS = {
 
 @functools.cache
 def _table(language: str) -> tuple[tuple[str, str], ...]:
-    rules = dict(rule.split("=") for rule in _SHARED.split())
-    rules |= dict(rule.split("=") for rule in _RULES.get(language, "").split())
+    text = f"{_SHARED} {_RULES.get(language, '')}"  # a language's own rule replaces a shared one
+    rules = {rule.split("=")[0]: rule.split("=")[1] for rule in text.split()}
     return tuple(sorted(rules.items(), key=lambda rule: -len(rule[0].strip("^$"))))
 
 
