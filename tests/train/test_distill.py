@@ -1,0 +1,323 @@
+"""The distillation trainer: gradients, phases, meshes, other hardware, and the full size."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from acestep_jax.data.batch import Batch
+from acestep_jax.nn import model as model_lib
+from acestep_jax.training import cli, models, rollout
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training.config import Mesh
+from acestep_jax.training.mesh import BATCH
+from tests import tiny
+from tests.train import toys
+from train import distill
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def game():
+    return distill.make_game(toys.DISTILL, tiny.networks())
+
+
+@pytest.fixture(scope="module")
+def frozen(game):
+    return distill.separate(toys.DISTILL, tiny.params())
+
+
+@pytest.fixture(scope="module")
+def scene(game, frozen):
+    return jax.jit(functools.partial(distill.encode, game))(frozen, toys.batch())
+
+
+def _run(game, frozen, state, steps, first, last):
+    for step in range(first, last):
+        batch = toys.batch(seed=step)
+        state, metrics = distill.iterate(game.config, steps, state, frozen, batch, step)
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def finished(game, frozen):
+    """Three iterations: a regression, critics alone, and a whole one."""
+    state = distill.make_state(game, frozen["teacher"])
+    steps = distill.make_steps(game, state.params)
+    start = jax.device_get(state.params)
+    state, metrics = _run(game, frozen, state, steps, 0, 3)
+    return start, jax.device_get(state), metrics, steps
+
+
+def _moved(left, right):
+    return any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (left, right)), strict=True))
+
+
+def test_an_iteration_trains_all_three_networks_and_reports_every_part(finished):
+    start, state, metrics, _ = finished
+    assert state.step == 3
+    for name in ("student", "fake", "discriminator"):
+        assert _moved(start[name], state.params[name])
+    assert _moved(state.average["student"], state.params["student"])
+    parts = {name for name in metrics if name.startswith("loss/")}
+    wanted = ("fake", "discriminator", "contrastive", "r1", "matching", "guidance", "adversarial")
+    assert parts == {f"loss/{name}" for name in wanted}
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_critics_alone_leave_the_student_where_it_is(game, frozen, finished):
+    *_, steps = finished
+    state = distill.make_state(game, frozen["teacher"])
+    before = jax.device_get(state.params)
+    state, _ = _run(game, frozen, state, steps, 1, 2)  # iteration 1 is the critics' own
+    assert not _moved(before["student"], jax.device_get(state.params["student"]))
+    assert _moved(before["fake"], jax.device_get(state.params["fake"]))
+
+
+def test_the_students_optimizer_starts_afresh_after_the_warmup(game, frozen, finished):
+    *_, state, _, _ = finished
+    counts = [
+        leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state.optimizer["student"])[0]
+        if "count" in jax.tree_util.keystr(path)
+    ]
+    assert {int(count) for count in counts} == {1}  # not the 2 of the regression, nor 3
+
+
+@pytest.mark.parametrize("backward", ["ode", "renoise"])
+def test_a_rollout_is_the_sampler_that_ships(game, frozen, scene, backward):
+    config = dataclasses.replace(toys.DISTILL, backward=backward, step_law="3", shift_law="2")
+    rolled = jax.jit(functools.partial(rollout.simulate, config, game.networks))(
+        frozen["teacher"], scene, jax.random.key(0)
+    )
+    np.testing.assert_allclose(rolled.times[:, 0], [1, 0.8, 0.5], atol=1e-6)
+    if backward == "ode":  # x' = (t'/t) x + (1 - t'/t) data
+        for i in range(2):
+            share = (rolled.times[i + 1] / rolled.times[i])[:, None, None]
+            expected = share * rolled.states[i] + (1 - share) * rolled.data[i]
+            np.testing.assert_allclose(rolled.states[i + 1], expected, atol=1e-5)
+    else:  # x' - (1 - t') data is fresh noise of deviation t'
+        noise = rolled.states[1] - (1 - 0.8) * rolled.data[0]
+        np.testing.assert_allclose(noise.std(), 0.8, rtol=0.15)  # 256 draws, 3 standard errors
+
+
+def test_drawn_states_belong_together_and_to_the_grid(game, frozen, scene):
+    rolled = jax.jit(functools.partial(rollout.simulate, toys.DISTILL, game.networks))(
+        frozen["teacher"], scene, jax.random.key(1)
+    )
+    x_k, t_k, data = rolled.draw(jax.random.key(2))
+    for item in range(8):
+        step = int(np.argmin(np.abs(np.asarray(rolled.times[:, item]) - t_k[item])))
+        assert step < rolled.num_steps
+        np.testing.assert_array_equal(x_k[item], rolled.states[step, item])
+        np.testing.assert_array_equal(data[item], rolled.data[step, item])
+
+
+def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
+    """Critics and student once each, on a mesh and on one device, from the same rollout."""
+    *_, single = finished
+    mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=4), devices)
+    rolled = single.simulate(distill.make_state(game, frozen["teacher"]), scene)
+
+    def train(steps, state, frozen, scene, rolled):
+        state, _ = steps.critics(state, frozen, scene, rolled, 0)
+        state, metrics = steps.student(state, frozen, scene, rolled)
+        return jax.device_get((state.params, metrics)), state
+
+    state = distill.make_state(game, frozen["teacher"])
+    (expected, numbers), _ = train(single, state, frozen, scene, rolled)
+    with jax.set_mesh(mesh):
+        state = distill.make_state(game, frozen["teacher"])
+        places = mesh_lib.state_shardings(state, mesh)
+        steps = distill.make_steps(game, state.params, places)
+        arguments = (
+            jax.device_put(state, places),
+            jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh)),
+            jax.device_put(scene, _shared(scene, mesh, 0)),
+            jax.device_put(rolled, _shared(rolled, mesh, 1)),
+        )
+        (params, metrics), state = train(steps, *arguments)
+        kernel = state.params["student"]["condition_embedder"]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape) == (6, 24)  # 24 inputs over fsdp = 4
+
+    for name in ("loss/matching", "loss/guidance", "loss/adversarial", "loss/fake"):
+        if name in numbers:
+            np.testing.assert_allclose(metrics[name], numbers[name], rtol=1e-4)
+    for name in ("student", "fake", "discriminator"):
+        pairs = zip(jax.tree.leaves(params[name]), jax.tree.leaves(expected[name]), strict=True)
+        moved = max(np.abs(a - b).max() for a, b in pairs)
+        # A step is 1e-2 in every parameter, whatever its gradient: where a gradient is all rounding
+        # its sign may differ, and elsewhere float32 sums in another order.
+        assert moved < 1e-4, name
+
+
+def _shared(tree, mesh, axis):
+    """Places the batch, which stands at `axis`, on the mesh; what has no batch is everywhere."""
+
+    def place(x):
+        if x.ndim <= axis or x.shape[axis] != 8:
+            return mesh_lib.replicated(mesh)
+        return mesh_lib.batch_sharding(mesh) if axis == 0 else NamedSharding(mesh, P(None, BATCH))
+
+    return jax.tree.map(place, tree)
+
+
+@pytest.fixture
+def precise(monkeypatch):
+    """A game in float64, and everything `student_loss` takes."""
+    with jax.enable_x64(True):
+        # The networks name float32 where they compute precisely; here precise means float64.
+        monkeypatch.setattr(jnp, "float32", jnp.float64)
+        nets = model_lib.build_networks(tiny.CONFIG, tiny.TEXT_CONFIG, dtype=jnp.float64)
+        game = distill.make_game(toys.DISTILL, nets)
+
+        def widen(tree):
+            def wide(x):
+                return x.astype(np.float64) if x.dtype == np.float32 else x
+
+            return jax.tree.map(lambda x: jnp.asarray(wide(np.asarray(x))), tree)
+
+        frozen = widen(distill.separate(toys.DISTILL, tiny.params()))
+        others = distill.make_state(game, frozen["teacher"]).params
+        scene = jax.jit(functools.partial(distill.encode, game))(frozen, widen(toys.batch(size=2)))
+        x_k = jax.random.normal(jax.random.key(0), scene.real.shape, jnp.float64)
+        state = (x_k, jnp.array([0.9, 0.4], jnp.float64))
+        yield game, others, frozen, scene, state, jax.random.key(3)
+
+
+def test_the_students_gradient_is_that_of_walking_to_the_target(precise):
+    """Central differences of the distance to x_g - gradient, at 20 parameters of a tiny DiT."""
+    game, others, frozen, scene, (x_k, t_k), key = precise
+    student = others["student"]
+
+    @jax.jit
+    def sample(student):
+        velocity = distill.scene_lib.field(game.networks, student, scene)
+        return x_k - t_k[:, None, None] * velocity(x_k, t_k)
+
+    still = sample(student)
+    pull = jax.jit(functools.partial(distill.distilled_gradient, game))
+    target = still - pull(others, frozen, scene, still, t_k, key)[0]
+    weight = scene.frame_mask[..., None] / scene.frame_mask.sum(1)[:, None, None] / 4
+
+    @jax.jit
+    def distance(student):
+        return 0.5 * jnp.mean(jnp.sum(weight * (sample(student) - target) ** 2, (1, 2)))
+
+    loss = functools.partial(
+        distill.student_loss,
+        game=game,
+        others=others,
+        frozen=frozen,
+        scene=scene,
+        state=(x_k, t_k),
+        key=key,
+    )
+    gradient = jax.jit(jax.grad(lambda student: loss(student)[0]))(student)
+    paths, tree = jax.tree_util.tree_flatten_with_path(student)
+    leaves = [leaf for _, leaf in paths]
+    # The time embedding computes in float32 whatever the rest does: too coarse for differences.
+    fine = [
+        i for i, (path, _) in enumerate(paths) if "time_embed" not in jax.tree_util.keystr(path)
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        which = rng.choice(fine)
+        index = tuple(rng.integers(size) for size in leaves[which].shape)
+
+        def at(step, which=which, index=index):
+            moved = list(leaves)
+            moved[which] = moved[which].at[index].add(step)
+            return float(distance(jax.tree.unflatten(tree, moved)))
+
+        slope = float(jax.tree.leaves(gradient)[which][index])
+        numeric = (at(1e-5) - at(-1e-5)) / 2e-5
+        np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-9)  # atol: rounding of `at`
+
+
+def test_no_gradient_reaches_teacher_fake_score_or_discriminator(precise):
+    game, others, frozen, scene, state, key = precise
+
+    def loss(others, teacher):
+        rest = frozen | {"teacher": teacher}
+        return distill.student_loss(others["student"], game, others, rest, scene, state, key)[0]
+
+    to_others, to_teacher = jax.jit(jax.grad(loss, (0, 1)))(others, frozen["teacher"])
+    assert _moved(to_others.pop("student"), jax.tree.map(jnp.zeros_like, others["student"]))
+    for leaf in jax.tree.leaves((to_others, to_teacher)):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+def _abstract(config):
+    """Networks, frozen parameters and a batch of a run, as shapes."""
+    nets = models.build(config.model)
+    game = distill.make_game(config, nets)
+    frozen = jax.eval_shape(functools.partial(distill.separate, config), models.shapes(nets))
+    data, sizes = config.data, nets.config
+
+    def shape(dtype, *rest):
+        return jax.ShapeDtypeStruct((data.batch_size, *rest), dtype)
+
+    channels = sizes.audio_acoustic_hidden_dim
+    batch = Batch(
+        latents=shape(np.float32, data.num_frames, channels),
+        frame_mask=shape(bool, data.num_frames),
+        source_latents=shape(np.float32, data.num_frames, channels),
+        edit_mask=shape(np.float32, data.num_frames),
+        text_tokens=shape(np.int32, data.text_tokens),
+        text_mask=shape(bool, data.text_tokens),
+        lyric_tokens=shape(np.int32, data.lyric_tokens),
+        lyric_mask=shape(bool, data.lyric_tokens),
+        timbre_latents=shape(np.float32, data.timbre_frames, sizes.timbre_hidden_dim),
+        is_cover=shape(bool),
+    )
+    return game, frozen, batch
+
+
+def _trace(game, frozen, batch):
+    """Traces every part of an iteration; returns {part: (function, arguments)} and the state."""
+    state = jax.eval_shape(functools.partial(distill.make_state, game), frozen["teacher"])
+    steps = distill.make_steps(game, state.params)
+    scene = jax.eval_shape(steps.encode, frozen, batch)
+    rolled = jax.eval_shape(steps.simulate, state, scene)
+    pair = jax.eval_shape(steps.end_points, state, frozen, scene)
+    index = jax.ShapeDtypeStruct((), np.int32)
+    parts = {
+        "simulate": (steps.simulate, (state, scene)),
+        "end_points": (steps.end_points, (state, frozen, scene)),
+        "regress": (steps.regress, (state, scene, pair, index)),
+        "critics": (steps.critics, (state, frozen, scene, rolled, index)),
+        "student": (steps.student, (state, frozen, scene, rolled)),
+    }
+    return parts, state
+
+
+def test_the_two_billion_recipe_traces_at_full_size():
+    config = cli.load_config(CONFIGS / "turbo" / "distill.py")
+    game, frozen, batch = _abstract(config)
+    count = sum(leaf.size for leaf in jax.tree.leaves(frozen["teacher"]))
+    assert 1.5e9 < count < 1.65e9  # the decoder's share of the 2B package
+    parts, state = _trace(game, frozen, batch)
+    for name in ("regress", "critics", "student"):
+        step, arguments = parts[name]
+        new, metrics = jax.eval_shape(step, *arguments)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), state
+        )
+        assert all(value.shape == () for value in metrics.values())
+
+
+def test_every_part_of_an_iteration_lowers_for_other_hardware(game):
+    frozen = jax.eval_shape(functools.partial(distill.separate, toys.DISTILL), tiny.params())
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), toys.batch())
+    parts, _ = _trace(game, frozen, batch)
+    for name, (step, arguments) in parts.items():
+        exported = jax.export.export(step, platforms=["cuda", "tpu"])(*arguments)
+        assert exported.platforms == ("cuda", "tpu"), name

@@ -1,0 +1,116 @@
+"""The flow-matching trainer: dropped conditions, masks, what is trained, meshes, other hardware."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import models
+from acestep_jax.training.config import Mesh, Optimizer, TrainDiT
+from tests import tiny
+from tests.train import toys
+from train import dit
+
+CONFIG = TrainDiT(name="toy", optimizer=Optimizer(peak_lr=1e-2, ema_decay=0.9), num_steps=10)
+SETTING = dit.Setting(CONFIG, tiny.networks(), None)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return models.split(tiny.params(), CONFIG.trained)
+
+
+@pytest.fixture(scope="module")
+def one_step(parts):
+    trained, frozen = parts
+    step = dit.make_train_step(SETTING, trained)
+    state, metrics = step(dit.make_state(CONFIG, trained), frozen, toys.batch())
+    return jax.device_get((state.params["model"], state.average["model"], metrics))
+
+
+def test_a_step_trains_the_chosen_parts_and_counts_itself(parts, one_step):
+    trained, frozen = parts
+    assert set(trained) == {"dit", "condition_encoder", "null_condition"}
+    assert set(frozen) == {"text_encoder", "tokenizer", "detokenizer"}
+    params, average, metrics = one_step
+    for name in trained:
+        old, new = jax.tree.leaves(trained[name]), jax.tree.leaves(params[name])
+        assert any((a != b).any() for a, b in zip(old, new, strict=True)), name
+    assert jax.tree.structure(average) == jax.tree.structure(params)
+    assert np.isfinite(metrics["loss/velocity"])
+
+
+def test_a_pattern_that_trains_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"matches no part; the parts are"):
+        models.split(tiny.params(), ("^decoder$",))
+
+
+def test_dropped_items_read_the_null_condition_and_others_their_own():
+    tokens = jax.random.normal(jax.random.key(0), (4000, 2, 3))
+    null = jnp.full((1, 1, 3), 7.0)
+    scene = dit.Scene(tokens, None, null, None, None, tokens)
+    dropped = dit.drop_conditions(jax.random.key(1), scene, 0.15).tokens
+    is_null = np.asarray((dropped == 7.0).all((1, 2)))
+    assert abs(is_null.mean() - 0.15) < 0.023  # 4 standard errors
+    np.testing.assert_array_equal(dropped[~is_null], tokens[~is_null])
+
+
+def test_the_loss_counts_padding_only_as_the_release_does(parts):
+    trained, frozen = parts
+    batch = toys.batch()
+    loud = dataclasses.replace(
+        batch, latents=np.where(batch.frame_mask[..., None], batch.latents, 100.0)
+    )
+    losses = {}
+    for masked in (False, True):
+        setting = SETTING._replace(config=dataclasses.replace(CONFIG, masked_loss=masked))
+        loss = jax.jit(functools.partial(dit.flow_loss, setting=setting, key=jax.random.key(0)))
+        losses[masked] = [float(loss(trained, frozen=frozen, batch=b)[0]) for b in (batch, loud)]
+    assert losses[True][0] == pytest.approx(losses[True][1], rel=1e-5)
+    assert losses[False][1] > 100 * losses[False][0]
+
+
+def test_evaluations_of_the_same_weights_agree_and_cover_every_level(parts):
+    trained, frozen = parts
+    evaluate = dit.make_evaluate(SETTING)
+    batches = iter([toys.batch(), toys.batch(), toys.batch(), toys.batch()])
+    first = dit.held_out_error(evaluate, trained, frozen, batches, 2)
+    assert first == dit.held_out_error(evaluate, trained, frozen, batches, 2)
+    assert len(first) == 1 + dit.EVAL_LEVELS
+    levels = [value for name, value in first.items() if "_t" in name]
+    assert first["eval/error"] == pytest.approx(np.mean(levels))
+
+
+def test_eight_devices_train_as_one(parts, one_step, devices):
+    trained, frozen = parts
+    expected, _, numbers = one_step
+    mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=4), devices)
+    with jax.set_mesh(mesh):
+        state = dit.make_state(CONFIG, trained)
+        places = mesh_lib.state_shardings(state, mesh)
+        step = dit.make_train_step(SETTING, trained, places)
+        state, metrics = step(
+            jax.device_put(state, places),
+            jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh)),
+            mesh_lib.place_batch(toys.batch(), mesh),
+        )
+    np.testing.assert_allclose(metrics["loss/velocity"], numbers["loss/velocity"], rtol=1e-5)
+    pairs = zip(jax.tree.leaves(state.params["model"]), jax.tree.leaves(expected), strict=True)
+    # Adam's first step is 1e-2 whatever the gradient: one that is all rounding may turn its sign.
+    off = np.concatenate([(np.abs(np.asarray(a) - b) > 1e-4).ravel() for a, b in pairs])
+    assert off.mean() < 1e-3
+
+
+def test_the_train_step_lowers_for_other_hardware(parts):
+    trained, frozen = parts
+    shapes = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+    state = jax.eval_shape(functools.partial(dit.make_state, CONFIG), shapes(trained))
+    step = dit.make_train_step(SETTING, shapes(trained))
+    exported = jax.export.export(step, platforms=["cuda", "tpu"])(
+        state, shapes(frozen), shapes(toys.batch())
+    )
+    assert exported.platforms == ("cuda", "tpu")
