@@ -23,7 +23,7 @@ import sys
 import tokenize
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 from absl import app, flags, logging
@@ -89,7 +89,7 @@ def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors() -> Generator[None]:
     """Ends the process at an error that a run foresees, with its message last on the screen.
 
     Without the interpreter's tear-down: after a full disk, writes that Orbax has given up would

@@ -42,7 +42,7 @@ class Loop:
         """
         self.config = config
         self.workdir = pathlib.Path(config.workdir or f"runs/{config.name}")
-        self.metrics: metrics_lib.Metrics | None = None
+        self._metrics: metrics_lib.Metrics | None = None
         self._examples = config.data.batch_size if examples_per_step is None else examples_per_step
         self._signal: int | None = None
         self._earlier_handlers: dict[int, Any] = {}
@@ -62,10 +62,17 @@ class Loop:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._earlier_handlers.items():
             signal.signal(number, handler)
-        if self.metrics is not None:
-            self.metrics.__exit__(error)
+        if self._metrics is not None:
+            self._metrics.__exit__(error)
         if error is None or issubclass(error, (SystemExit, metrics_lib.NonFiniteLoss)):
             self.checkpoints.close()
+
+    @property
+    def metrics(self) -> metrics_lib.Metrics:
+        """The log, from `restore_or_init` on."""
+        if self._metrics is None:
+            raise RuntimeError("the log opens where the run begins: call restore_or_init first.")
+        return self._metrics
 
     def restore_or_init(
         self,
@@ -75,7 +82,7 @@ class Loop:
     ) -> tuple[TrainState, int]:
         """Resumes or begins, as `Checkpoints.restore_or_init`, and opens the log there."""
         state, start = self.checkpoints.restore_or_init(init, shardings, batches)
-        self.metrics = metrics_lib.Metrics(
+        self._metrics = metrics_lib.Metrics(
             self.workdir,
             num_steps=self.config.num_steps,
             log_every=self.config.log_every,
@@ -88,7 +95,7 @@ class Loop:
     def steps(self, start: int) -> Iterator[int]:
         """Counts from `start` to num_steps, tracing the steps the configuration asks for."""
         config = self.config
-        if self.metrics is not None and start < config.num_steps:
+        if start < config.num_steps:
             self.metrics.say(f"Compiling, then training from step {start} to {config.num_steps}.")
         profiling = False
         for step in range(start, config.num_steps):
@@ -121,7 +128,6 @@ class Loop:
           CheckpointError: if a save failed.
           Interrupted: after the final save, if a signal came.
         """
-        assert self.metrics is not None, "restore_or_init comes first"
         done = step + 1
         self.metrics.write(done, metrics)
         self.checkpoints.check()
@@ -138,8 +144,8 @@ class Loop:
         return self.checkpoints.last_good()
 
     def _check_metrics(self) -> None:
-        if self.metrics is not None:
-            self.metrics.flush()
+        if self._metrics is not None:
+            self._metrics.flush()
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self._signal is not None and number == signal.SIGINT:  # a second Ctrl-C does not wait

@@ -20,8 +20,7 @@ from acestep_jax.tasks import condition
 from acestep_jax.typing import Array, Params
 
 
-@flax.struct.dataclass
-class Scene:
+class Scene(flax.struct.PyTreeNode):
     """What a velocity depends on besides state and time, and the songs it belongs to.
 
     Attributes:

@@ -90,7 +90,7 @@ def load_qwen3(
     configuration ties them. Arguments and errors are those of `load_model`.
     """
     folder = _inside(hub.resolve(where), "text_encoder")
-    found = _read_flat(folder, nn_config.qwen3_config_from_json, names.qwen3_entries)
+    found = _read_flat(folder, configs.read_qwen3_config, names.qwen3_entries)
     source = _normalise_qwen3(found)
     params = _load_tensors(folder, found, found.problems, dtype, shardings)
     return Network(found.config, params, dataclasses.replace(source, dtypes=found.dtypes))
@@ -149,14 +149,14 @@ def _read_flat(
     found.config = _parse(parse, values, found.problems)
     files = tensorfile.find_files(folder, STEMS, found.problems)
     found.stored = tensorfile.read_headers(files, found.problems)
-    if found.config is not None:
+    if values is not None and found.config is not None:
         found.configs = {"": values}
         found.official = found.entries = list_entries(found.config)
     return found
 
 
 def _read_official(folder: Path, problems: list[str]) -> _Found:
-    found = _read_flat(folder, nn_config.model_config_from_json, names.model_entries)
+    found = _read_flat(folder, configs.read_model_config, names.model_entries)
     problems += found.problems
 
     def read_silence(problems: list[str]) -> np.ndarray:
@@ -176,7 +176,7 @@ def _read_official(folder: Path, problems: list[str]) -> _Found:
 
 
 def _read_native(folder: Path, problems: list[str]) -> _Found:
-    found = _read_flat(folder, nn_config.model_config_from_json, names.model_entries)
+    found = _read_flat(folder, configs.read_model_config, names.model_entries)
     problems += found.problems
     stored_silence = found.stored.pop(SILENCE, None)
     found.official = found.entries = convert.native_entries(found.official)
@@ -248,6 +248,8 @@ def _normalise_qwen3(found: _Found) -> Source:
     prefix = "model." if decoder and all(name.startswith("model.") for name in decoder) else ""
     found.stored = {name.removeprefix(prefix): stored for name, stored in found.stored.items()}
     head, table = found.stored.get("lm_head.weight"), found.stored.get("embed_tokens.weight")
+    if found.config and configs.is_bare_decoder(found.configs[""]):
+        found.entries = names.qwen3_entries(found.config, head=False)
     tied = bool(found.config and found.config.tie_word_embeddings and head and table)
     if tied:
         if not np.array_equal(tensorfile.read_tensor(head), tensorfile.read_tensor(table)):
