@@ -22,7 +22,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from acestep_jax.data.songs import arrange, captions, render
+from acestep_jax.data.songs import captions, render
+from acestep_jax.data.songs import score as score_lib
 from acestep_jax.tasks import prompt
 
 TEXT_TOKENS = 2048
@@ -90,12 +91,12 @@ def corpus(num_songs: int = 3000, first_seed: int = 1_000_000) -> Iterator[str]:
 
 
 def _song_texts(
-    score: arrange.Score, singer: str | None, rng: np.random.Generator
+    score: score_lib.Score, singer: str | None, rng: np.random.Generator
 ) -> Iterator[str]:
     meter = str(score.tune.metre)
     lyrics, language = prompt.INSTRUMENTAL, "unknown"
     if singer is not None:
-        lyrics = "\n".join(line.text for line in arrange.lyric_sheet(score))
+        lyrics = "\n".join(line.text for line in score_lib.lyric_sheet(score))
         language = score.tune.language
     for caption in captions.describe(score, singer, 2, rng):
         yield prompt.caption_prompt(

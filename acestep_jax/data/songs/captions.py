@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from acestep_jax.data.songs import arrange
+from acestep_jax.data.songs import score as score_lib
 
 _VOICES = {
     "female": ("a female voice", "female vocals", "a woman singing"),
@@ -34,7 +34,7 @@ _TEMPLATES = (
 
 
 def describe(
-    score: arrange.Score, singer: str | None, count: int, rng: np.random.Generator
+    score: score_lib.Score, singer: str | None, count: int, rng: np.random.Generator
 ) -> tuple[str, ...]:
     """Writes `count` captions.
 
@@ -48,7 +48,9 @@ def describe(
     return tuple(_fill(_TEMPLATES[i], score, singer, rng) for i in chosen)
 
 
-def _fill(template: str, score: arrange.Score, singer: str | None, rng: np.random.Generator) -> str:
+def _fill(
+    template: str, score: score_lib.Score, singer: str | None, rng: np.random.Generator
+) -> str:
     mood, mood2 = (str(word) for word in rng.permutation(score.style.moods)[:2])
     text = template.format(
         style=score.style.name,
@@ -66,7 +68,7 @@ def _fill(template: str, score: arrange.Score, singer: str | None, rng: np.rando
     return text[0].upper() + text[1:]
 
 
-def _instruments(score: arrange.Score, rng: np.random.Generator) -> str:
+def _instruments(score: score_lib.Score, rng: np.random.Generator) -> str:
     """Two to all of the instruments, drums by name of the kit, joined as one says it."""
     names = list(score.instruments) + (["drums"] if score.strokes else [])
     count = int(rng.integers(min(2, len(names)), len(names) + 1))
@@ -74,7 +76,7 @@ def _instruments(score: arrange.Score, rng: np.random.Generator) -> str:
     return chosen[0] if count == 1 else ", ".join(chosen[:-1]) + " and " + chosen[-1]
 
 
-def _voice(score: arrange.Score, singer: str | None, rng: np.random.Generator) -> str:
+def _voice(score: score_lib.Score, singer: str | None, rng: np.random.Generator) -> str:
     if singer is None:
         return str(rng.choice([", instrumental", ", no vocals", ", instrumental music"]))
     words = _VOICES[singer]

@@ -21,6 +21,7 @@ from acestep_jax.data.songs import (
     tunes,
     voice,
 )
+from acestep_jax.data.songs import score as score_lib
 
 _LEVELS = {"lead": 0.08, "chords": 0.05, "pad": 0.035, "bass": 0.07, "drums": 0.07, "vocals": 0.11}
 """RMS of each role while it sounds, before the seed varies it by a few dB."""
@@ -60,7 +61,7 @@ def render_song(seed: int, *, max_seconds: float = 60.0) -> Song:
     raise ValueError(f"no song of at most {max_seconds} s for seed {seed}; allow at least 20 s.")
 
 
-def draw_score(seed: int, rng: np.random.Generator) -> tuple[arrange.Score, str | None]:
+def draw_score(seed: int, rng: np.random.Generator) -> tuple[score_lib.Score, str | None]:
     """Draws what to play and who sings (None: nobody): half traditional, half composed tunes."""
     if rng.random() < 0.5:
         table = tunes.traditional_tunes()
@@ -74,13 +75,13 @@ def draw_score(seed: int, rng: np.random.Generator) -> tuple[arrange.Score, str 
 
 
 def render_score(
-    name: str, score: arrange.Score, singer: str | None, rng: np.random.Generator
+    name: str, score: score_lib.Score, singer: str | None, rng: np.random.Generator
 ) -> Song:
     """Renders every stem of a score, their sum, and the labels."""
     num_samples = int(score.seconds * units.SAMPLE_RATE)
     dry = _instrument_stems(score, num_samples, rng)
     words: list[labels.Word] = []
-    sheet = arrange.lyric_sheet(score)
+    sheet = score_lib.lyric_sheet(score)
     if singer is not None:
         dry["vocals"], words = _vocal_stem(score, singer, sheet, num_samples, rng)
     room = _Room(num_samples, rng)
@@ -93,7 +94,7 @@ def render_score(
 
 
 def _instrument_stems(
-    score: arrange.Score, num_samples: int, rng: np.random.Generator
+    score: score_lib.Score, num_samples: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Plays all notes and strokes into one dry buffer a track."""
     dry: dict[str, np.ndarray] = {}
@@ -127,7 +128,7 @@ def _to_level(wave: np.ndarray, level: float) -> np.ndarray:
 
 
 def _vocal_stem(
-    score: arrange.Score,
+    score: score_lib.Score,
     singer: str,
     sheet: list[labels.Line],
     num_samples: int,
@@ -199,7 +200,7 @@ class _Room:
 
 def _labels(
     name: str,
-    score: arrange.Score,
+    score: score_lib.Score,
     singer: str | None,
     sheet: list[labels.Line],
     words: list[labels.Word],
