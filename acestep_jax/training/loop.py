@@ -60,8 +60,7 @@ class Loop:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        for number, handler in self._earlier_handlers.items():
-            signal.signal(number, handler)
+        self._restore_handlers()
         if self._metrics is not None:
             self._metrics.__exit__(error)
         if error is None or issubclass(error, (SystemExit, metrics_lib.NonFiniteLoss)):
@@ -107,6 +106,7 @@ class Loop:
                 self._check_metrics()  # the traced steps are done
                 jax.profiler.stop_trace()
                 profiling = False
+        self._restore_handlers()  # what follows the steps can be stopped at once
 
     def end_step(
         self,
@@ -154,6 +154,11 @@ class Loop:
         # os.write: the signal may have come in the middle of a write to the stream
         text = f"\n{signal.Signals(number).name}: finishing this step and saving ...\n"
         os.write(2, text.encode())
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._earlier_handlers.items():
+            signal.signal(number, handler)
+        self._earlier_handlers = {}
 
     def _should_stop(self, done: int) -> bool:
         if jax.process_count() == 1:

@@ -115,3 +115,10 @@ def test_a_loop_gives_the_signals_back(tmp_path):
     with loop.Loop(config):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+    toy = toy_run.Toy(workdir=str(tmp_path), num_steps=1)
+    init, _ = toy_run.make_init(toy)
+    with loop.Loop(toy) as run:
+        run.restore_or_init(init)
+        for _ in run.steps(0):
+            assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) == before  # evaluation can be stopped at once
