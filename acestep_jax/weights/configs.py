@@ -10,12 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acestep_jax.nn.config import (
-    ModelConfig,
-    Qwen3Config,
-    VAEConfig,
-    model_config_from_json,
-)
+from acestep_jax.nn import config as nn_config
+from acestep_jax.nn.config import ModelConfig, Qwen3Config, VAEConfig
 
 Json = Mapping[str, Any]
 """A parsed `config.json`."""
@@ -62,6 +58,31 @@ def write_json(file: Path, values: Json) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+def read_model_config(values: Json) -> ModelConfig:
+    """Reads a diffusion package's `config.json`, whichever transformers wrote it."""
+    return nn_config.model_config_from_json(_with_plain_rope(values))
+
+
+def read_qwen3_config(values: Json) -> Qwen3Config:
+    """Reads a Qwen3 `config.json`, whichever transformers wrote it."""
+    return nn_config.qwen3_config_from_json(_with_plain_rope(values))
+
+
+def _with_plain_rope(values: Json) -> Json:
+    """Lifts `rope_theta` out of the `rope_parameters` that transformers 5 puts it in."""
+    rope = values.get("rope_parameters")
+    if not isinstance(rope, Mapping):
+        return values
+    plain = rope.get("rope_type", "default") == "default"
+    theta = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    return {**values, **theta, "rope_scaling": None if plain else rope}
+
+
+def is_bare_decoder(values: Json) -> bool:
+    """Tells whether a Qwen3 folder holds the decoder alone, which has no head, tied or not."""
+    return values.get("architectures") == ["Qwen3Model"]
+
+
 def _layer_types(num_layers: int) -> list[str]:
     return [("sliding_attention", "full_attention")[index % 2] for index in range(num_layers)]
 
@@ -81,7 +102,7 @@ def model_config_to_json(config: ModelConfig) -> dict[str, Any]:
     values |= _OFFICIAL_CONSTANTS
     values["layer_types"] = _layer_types(config.num_hidden_layers)
     values["use_sliding_window"] = config.sliding_window is not None
-    return dict(sorted(_with_the_rest(values, config, model_config_from_json(values)).items()))
+    return dict(sorted(_with_the_rest(values, config, read_model_config(values)).items()))
 
 
 def _with_the_rest(
@@ -217,4 +238,4 @@ def model_config_from_diffusers(configs: Mapping[str, Json]) -> ModelConfig:
         for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads"):
             if key in condition:
                 values[f"encoder_{key}"] = condition[key]
-    return model_config_from_json(values)
+    return read_model_config(values)

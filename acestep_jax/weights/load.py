@@ -248,7 +248,7 @@ def _normalise_qwen3(found: _Found) -> Source:
     prefix = "model." if decoder and all(name.startswith("model.") for name in decoder) else ""
     found.stored = {name.removeprefix(prefix): stored for name, stored in found.stored.items()}
     head, table = found.stored.get("lm_head.weight"), found.stored.get("embed_tokens.weight")
-    if found.config and configs.is_bare_decoder(found.configs[""]):
+    if found.config and head is None and configs.is_bare_decoder(found.configs[""]):
         found.entries = names.qwen3_entries(found.config, head=False)
     tied = bool(found.config and found.config.tie_word_embeddings and head and table)
     if tied:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from acestep_jax import units
 from acestep_jax.nn import config as nn_config
 from acestep_jax.nn.config import Qwen3Config, VAEConfig
 from acestep_jax.typing import Params
@@ -95,7 +96,10 @@ def save_qwen3(
       dtype: as in `save_model`.
       max_shard_bytes: as in `save_model`.
     """
-    entries, source = names.qwen3_entries(qwen3.config), qwen3.source
+    source = qwen3.source
+    bare = configs.is_bare_decoder(source.configs.get("", {}))
+    head = "lm_head" in qwen3.params if bare else None
+    entries = names.qwen3_entries(qwen3.config, head=head)
     _refuse_misfit(entries, qwen3.params)
     tensors = convert.outgoing(entries, qwen3.params, source.dtypes, dtype)
     prefix = source.prefix if causal is None else ("model." if causal else "")
@@ -108,7 +112,7 @@ def save_qwen3(
     tensorfile.write_files(Path(folder), "model", tensors, max_shard_bytes=max_shard_bytes)
     fresh = configs.qwen3_config_to_json(qwen3.config, causal=bool(prefix))
     fresh = _with_dtype(fresh, tensors)
-    values = _kept(source, qwen3.config, nn_config.qwen3_config_from_json, fresh)
+    values = _kept(source, qwen3.config, configs.read_qwen3_config, fresh)
     if dtype is not None:
         values = _with_dtype(values, tensors)
     configs.write_json(Path(folder) / "config.json", values)
@@ -146,6 +150,12 @@ def _write_native(
 def _write_diffusers(
     folder: Path, model: Model, entries: Sequence[Entry], dtype: Any, limit: int
 ) -> None:
+    num_frames = model.silence_latent.shape[1]
+    if num_frames != units.MAX_FRAMES:
+        raise ValueError(
+            f"the silence latent has {num_frames} frames, but diffusers reads exactly "
+            f"{units.MAX_FRAMES}; repeat its last frame up to there, or save another layout."
+        )
     official = convert.outgoing(entries, model.params, _dtypes(model), dtype)
     parts: dict[str, dict[str, Outgoing]] = {name: {} for name in names.DIFFUSERS_COMPONENTS}
     for name, tensor in official.items():
@@ -187,7 +197,7 @@ def _write_model_config(
     folder: Path, model: Model, tensors: Mapping[str, Outgoing], dtype: Any
 ) -> None:
     fresh = _with_dtype(configs.model_config_to_json(model.config), tensors)
-    values = _kept(model.source, model.config, nn_config.model_config_from_json, fresh)
+    values = _kept(model.source, model.config, configs.read_model_config, fresh)
     if dtype is not None:
         values = _with_dtype(values, tensors)
     configs.write_json(folder / "config.json", values)

@@ -175,7 +175,7 @@ def test_a_model_that_was_never_stored_can_be_saved_and_loaded(tmp_path):
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(1)
     params = tree.unflatten([rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves])
-    silence = rng.standard_normal((1, 9, 64)).astype(np.float32)
+    silence = rng.standard_normal((1, 15_000, 64)).astype(np.float32)
     model = weights.Model(config, params, jnp.asarray(silence))
     for layout in weights.LAYOUTS:
         weights.save_model(tmp_path / layout, model, layout=layout, max_shard_bytes=10**6)
@@ -183,6 +183,27 @@ def test_a_model_that_was_never_stored_can_be_saved_and_loaded(tmp_path):
         assert again.config == config, layout
         assert_equal_trees(again.params, params)
         np.testing.assert_array_equal(again.silence_latent, silence)
+
+
+def test_diffusers_gets_a_silence_of_the_length_it_insists_on(checkpoints, tmp_path):
+    model = weights.load_model(checkpoints / PACKAGES[0])
+    short = dataclasses.replace(model, silence_latent=model.silence_latent[:, :100])
+    with pytest.raises(ValueError, match="has 100 frames, but diffusers reads exactly 15000"):
+        weights.save_model(tmp_path, short, layout="diffusers")
+
+
+@pytest.mark.parametrize("kind, refused", [("default", False), ("yarn", True)])
+def test_rope_is_read_as_transformers_five_writes_it(kind, refused, copy_of):
+    folder = copy_of("Qwen3-Embedding-0.6B")
+    values = json.loads((folder / "config.json").read_text())
+    del values["rope_theta"], values["rope_scaling"]
+    values["rope_parameters"] = {"rope_theta": 5000.0, "rope_type": kind}
+    (folder / "config.json").write_text(json.dumps(values))
+    if refused:
+        with pytest.raises(weights.CheckpointError, match="rope_scaling is not supported"):
+            weights.load_qwen3(folder)
+    else:
+        assert weights.load_qwen3(folder).config.rope_theta == 5000.0
 
 
 def configs_of_nano():
