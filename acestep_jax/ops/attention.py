@@ -8,6 +8,7 @@
 | `banded`    | blocks along the band of a window, all together  | linear      | everywhere        |
 | `chunked`   | a few query rows after another, with a window    | linear      | everywhere        |
 |             | only against the keys their band reaches         |             |                   |
+| `headwise`  | as chunked, one key head after another           | linear      | processors        |
 | `cudnn`     | cuDNN's fused kernel, without a window           | linear      | NVIDIA, 16 bits   |
 | `splash`    | the Pallas kernel shipped with JAX               | linear      | TPU, H = 128, 256 |
 
@@ -37,6 +38,7 @@ IMPLEMENTATIONS = (
     "reference",
     "banded",
     "chunked",
+    "headwise",
     "cudnn",
     "splash",
     "splash_interpret",
@@ -51,6 +53,10 @@ _DENSE_LOGITS = 1 << 24
 # 571 and 18 ms.
 _CACHED_LOGITS = 1 << 20
 _WINDOWED_ROWS = 64
+# Chunks of fewer rows spend their time fetching keys: then one key head is taken after another, and
+# more rows of it. Measured as above, all heads at once and head by head: 1,500 tokens 45.6 and
+# 36.8 ms, 3,000 tokens 226 and 152 ms.
+_FEWEST_ROWS = 128
 
 
 def attention(
@@ -161,7 +167,10 @@ def _choose_for_device(
     """Names what beats the portable choice on a backend, if anything does."""
     _, length, _, width = q.shape
     if backend == "cpu":
-        return "chunked" if _chunk_rows(q, k, window) < length else "reference"
+        rows = _chunk_rows(q, k, window)
+        if rows >= length:
+            return "reference"
+        return "headwise" if window is None and rows < _FEWEST_ROWS else "chunked"
     if backend == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and window is None:
         return "cudnn" if width <= 128 else None
     # one TPU only: the kernel is not partitioned by itself; short lengths lose by padding to blocks
@@ -306,6 +315,35 @@ def _chunked(
     return fused.fill_blind_rows(out, v, sighted)
 
 
+def _headwise(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    window: int | None,
+    key_mask: Array | None,
+    causal: bool,
+    scale: float,
+) -> Array:
+    """Attends in chunks with one item's key head, and the queries that share it, at a time."""
+    batch, length, _, width = q.shape
+    num_kv_heads = k.shape[2]
+
+    def apart(x: Array) -> Array:  # [B, K, ...] -> [B · K, 1, ...]
+        return x.reshape(-1, 1, *x.shape[2:])
+
+    queries = apart(_group(q, num_kv_heads))  # [B · K, 1, T, G, H]
+    keys, values = (apart(x.swapaxes(1, 2))[:, :, :, None] for x in (k, v))
+    present = None if key_mask is None else jnp.repeat(key_mask, num_kv_heads, axis=0)[:, None]
+
+    def attend(head: tuple[Array, Array, Array, Array | None]) -> Array:
+        *qkv, mask = head
+        return _chunked(*qkv, window=window, key_mask=mask, causal=causal, scale=scale)
+
+    out = jax.lax.map(attend, (queries, keys, values, present))
+    return _ungroup(out.reshape(batch, num_kv_heads, length, -1, width))
+
+
 def _visible(
     query: Array, key: Array, num_keys: int, window: int | None, causal: bool
 ) -> Array | None:
@@ -367,6 +405,7 @@ def _banded(
 _RUN: dict[str, Callable[..., Array]] = {
     "reference": _reference,
     "chunked": _chunked,
+    "headwise": _headwise,
     "banded": _banded,
     "cudnn": fused.cudnn_attention,
     "splash": fused.splash_attention,

@@ -65,6 +65,8 @@ CASES = [
     ("chunked", 5, True, 70, None),
     ("chunked", 20, False, 70, None),
     ("chunked", None, False, 37, 90),
+    ("headwise", None, False, 70, None),
+    ("headwise", None, True, 37, 37),
     ("banded", 5, False, 70, None),
     ("banded", 20, False, 70, None),
     ("banded", 20, True, 70, None),
@@ -110,7 +112,7 @@ def test_fused_gpu_kernel_says_what_it_does_not_cover():
         attention(q, k, v, window=3, implementation="cudnn")
 
 
-FORMS = [("reference", None), ("banded", 4), ("chunked", None), ("chunked", 4)]
+FORMS = [("reference", None), ("headwise", None), ("banded", 4), ("chunked", None), ("chunked", 4)]
 
 
 @pytest.mark.parametrize("name,window", FORMS)
