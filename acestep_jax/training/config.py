@@ -355,7 +355,7 @@ class TrainVAE(Run):
     # spot. A segment is data.num_frames long.
     audio: tuple[str, ...] = ("data/audio/own/*.flac", "data/audio/real/*.flac")
     track_seconds: float = 75.0  # of longer files only the middle is kept in memory
-    unit_latents: bool = False  # rescale the exported latents to unit variance on held-out audio
+    unit_latents: bool = False  # export latents of unit variance on held-out audio
     held_out_every: int = 10  # every so many files of a group serve evaluation instead; 0: none
     held_out_frames: int = 51  # length of an evaluation clip
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)  # of the spectral loss

@@ -1,8 +1,19 @@
 """Trains the nano autoencoder (2.8 M parameters) on our own songs and on licensed recordings.
 
-Method:   train/vae.py; reconstruction with Muon, then a short adversarial phase for the decoder.
+Method:   train/vae.py: a lapped-transform start, reconstruction with Muon, then the decoder alone
+          against a discriminator while the latents stay.
 Command:  python -m train.vae --config configs/nano/vae.py
-Data:     make data (our songs and the recordings under data/audio).
+Data:     audio under data/audio/own and data/audio/real, made by the data scripts.
+Cost:     first phase measured: 1,772 steps of 0.8 s, 24 minutes, on about one core of a shared
+          two-core machine. The second phase has not been run at this size.
+Expect:   on 16 held-out clips of 2 s, own / real: SI-SDR 3.7 / 5.4 dB, mel distance 0.30 / 0.30,
+          spectral convergence 0.41 / 0.35. Tones are kept up to about 600 Hz; above, the level of
+          noise follows the music. At the start, before any training, SI-SDR is 3.8 dB (real); from
+          random parameters it is still -38 dB after 550 steps.
+
+The shipped weights are the end of a first phase like this one: magnitude_weight was then raised by
+hand (1 until step 480, 4 until 570, 3 until 1,000, 2 to the end), the rate was held for 30 % of the
+run before its cosine, and songs and recordings were drawn 2 : 3.
 """
 
 import dataclasses
@@ -16,21 +27,21 @@ def get_config(quick: bool = False) -> TrainVAE:
     config = TrainVAE(
         name="nano_vae",
         vae=VAES["nano"],
-        num_steps=6000,
+        num_steps=2400,
         phases=(
-            VAEPhase(num_steps=5000, kl_weight=3e-4),
+            VAEPhase(num_steps=1800, kl_weight=3e-4),
             # the latents are settled: the decoder alone learns what magnitudes leave out
-            VAEPhase(
-                num_steps=1000, adversarial_weight=0.1, matching_weight=5.0, decoder_only=True
-            ),
+            VAEPhase(num_steps=600, adversarial_weight=0.1, matching_weight=5.0, decoder_only=True),
         ),
         data=Data(batch_size=2, num_frames=17),  # 0.68 s: longer than the encoder sees at once
+        magnitude_weight=2.0,  # with 1, the waveform's larger gradient leaves the treble silent
+        unit_latents=True,  # the flow model's noise has unit variance
         windows=(2048, 512, 128, 32),  # every other resolution of the release: half the cost
         floor=3e-4,  # -70 dB: the recordings are lossy, their upper octave is not worth bits
         generator=Optimizer(
             name="muon",
             peak_lr=1e-3,  # gains, biases, Snake
-            muon_lr_ratio=20.0,  # 0.02 for the kernels
+            muon_lr_ratio=8.0,  # 0.008 for the kernels; 0.02 forgets the lapped transform
             warmup_steps=40,
             schedule="cosine",
             final_lr_ratio=0.02,
