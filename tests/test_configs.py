@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from acestep_jax.nn import config as nn_config
-from acestep_jax.training import checkpoint, cli
+from acestep_jax.training import checkpoint, cli, overrides
 from acestep_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def test_a_config_says_its_command_and_explains_its_fields(path):
     for quick in (False, True):
         config = cli.load_config(path, quick=quick)
         assert isinstance(config, config_lib.Run)
-        for field, _, text in cli.leaves(config):
+        for field, _, text in overrides.leaves(config):
             part = getattr(config, field.partition(".")[0])  # sizes of networks go without
             assert text or type(part).__module__ == nn_config.__name__, f"{field} has no comment"
         assert json.loads(json.dumps(cli.to_json(config))) == cli.to_json(config)

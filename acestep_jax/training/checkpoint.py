@@ -7,10 +7,7 @@ other one, and then one rename makes it a checkpoint. A kill or a full disk befo
 the earlier checkpoints as they were; damage after it is found when the checksums are verified.
 """
 
-import concurrent.futures
 import dataclasses
-import hashlib
-import json
 import pathlib
 import re
 import shutil
@@ -18,17 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
+from acestep_jax.training import checksums, processes
 from acestep_jax.training.optim import path_name
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Params
-
-CHECKSUMS = "checksums.json"
 
 
 class CheckpointError(RuntimeError):
@@ -141,7 +135,7 @@ class Checkpoints:
     def _meta(self, state: TrainState, batches: Batches | None) -> dict[str, Any]:
         return {
             "config": self._config,
-            "data": _gather_states(batches.get_state()) if batches is not None else None,
+            "data": processes.gather(batches.get_state()) if batches is not None else None,
             "arrays": _signature(state),
             "processes": jax.process_count(),
         }
@@ -151,8 +145,7 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-            content = json.dumps(_checksums(folder), indent=1)
-            (folder / CHECKSUMS).write_text(content)
+            checksums.write(folder)
 
     def _failure(self, error: Exception) -> CheckpointError:
         """Removes what a failed save left, which frees the disk, and says where the run stands."""
@@ -199,7 +192,7 @@ class Checkpoints:
         meta = self._read_meta(step)
         self._compare(step, meta["arrays"], _signature(shapes))
         if batches is not None:
-            batches.set_state(_own_state(meta["data"], step))
+            batches.set_state(self._position(step, meta["data"]))
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -211,6 +204,14 @@ class Checkpoints:
         logging.warning("Resuming after step %d from %s.", step, self.folder)
         return state, step
 
+    def _position(self, step: int, states: list[str] | None) -> Any:
+        if not states:
+            raise CheckpointError(f"checkpoint {step} was saved without a position in the data.")
+        try:
+            return processes.own(states)
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {step}: {error}") from error
+
     def _read_meta(self, step: int) -> dict[str, Any]:
         restore = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self._manager.restore(step, args=restore)["meta"]
@@ -219,7 +220,9 @@ class Checkpoints:
         """Finds the newest checkpoint whose checksums agree; sets damaged ones aside, aloud."""
         damaged = []
         while (step := self.last_good()) is not None:
-            problem = _agree(verify(self.folder / str(step)) if jax.process_index() == 0 else "")
+            problem = processes.agree(
+                checksums.verify(self.folder / str(step)) if jax.process_index() == 0 else ""
+            )
             if not problem:
                 return step
             damaged.append(step)
@@ -227,7 +230,7 @@ class Checkpoints:
                 aside = self.folder / f"damaged-{step}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(step)).rename(aside)
-            _agree("")  # nobody looks before it is renamed
+            processes.agree("")  # nobody looks before it is renamed
             self._manager.reload()
             logging.error(
                 "Checkpoint %d in %s is damaged (%s); trying the one before it.",
@@ -275,7 +278,7 @@ def load_all(workdir: str | pathlib.Path, step: int | None = None) -> dict[str, 
     step = _newest(folder) if step is None else step
     if step is None:
         raise CheckpointError(f"{folder} holds no checkpoint; has the run saved one?")
-    problem = verify(folder / str(step))
+    problem = checksums.verify(folder / str(step))
     if problem:
         raise CheckpointError(f"checkpoint {step} in {folder} is damaged: {problem}.")
     handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
@@ -346,89 +349,3 @@ def _signature(state: TrainState) -> dict[str, Any]:
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     flat, _ = jax.tree_util.tree_flatten_with_path(fields)
     return {path_name(path): f"{x.dtype}{list(x.shape)}" for path, x in flat}
-
-
-# Checksums ------------------------------------------------------------------------------------
-
-
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_content(path))
-
-    def digest(path: pathlib.Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        digests = pool.map(digest, files)
-    names = [str(path.relative_to(folder)) for path in files]
-    return dict(zip(names, digests, strict=True))
-
-
-def _is_content(path: pathlib.Path) -> bool:
-    # Orbax writes its own bookkeeping once more after the commit
-    return path.name not in (CHECKSUMS, "_CHECKPOINT_METADATA")
-
-
-def verify(folder: pathlib.Path) -> str:
-    """Compares a checkpoint's files with the checksums recorded when it was written.
-
-    Returns:
-      An empty string, or what is wrong.
-    """
-    recorded_file = folder / CHECKSUMS
-    if not recorded_file.is_file():
-        return f"{CHECKSUMS} is missing"
-    try:
-        recorded = json.loads(recorded_file.read_text())
-    except ValueError:
-        return f"{CHECKSUMS} cannot be read"
-    found = _checksums(folder)
-    problems = [f"{name} is missing" for name in recorded if name not in found]
-    problems += [
-        f"{name} has changed"
-        for name in found
-        if name in recorded and recorded[name] != found[name]
-    ]
-    return ", ".join(problems[:4])
-
-
-# Several processes ----------------------------------------------------------------------------
-
-
-def _agree(text: str) -> str:
-    """Gives every process the text of the first one."""
-    if jax.process_count() == 1:
-        return text
-    buffer = np.zeros(1024, np.uint8)
-    data = np.frombuffer(text.encode()[:1024], np.uint8)
-    buffer[: data.size] = data
-    return (
-        bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0").decode(errors="replace")
-    )
-
-
-def _gather_states(state: Any) -> list[str]:
-    """Collects the iterator states of all processes as JSON texts."""
-    text = json.dumps(state)
-    if jax.process_count() == 1:
-        return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([data.size]))
-    padded = np.zeros(int(lengths.max()), np.uint8)
-    padded[: data.size] = data
-    rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[: int(n)]).decode() for row, n in zip(rows, lengths.reshape(-1), strict=True)]
-
-
-def _own_state(states: list[str] | None, step: int) -> Any:
-    """Picks this process's iterator state; any will do if all processes saved the same."""
-    if not states:
-        raise CheckpointError(f"checkpoint {step} was saved without the position of its data.")
-    if len(states) == jax.process_count():
-        return json.loads(states[jax.process_index()])
-    if len(set(states)) == 1:
-        return json.loads(states[0])
-    raise CheckpointError(
-        f"checkpoint {step} was saved by {len(states)} processes, each at its own place in the "
-        f"data; there are {jax.process_count()} now."
-    )

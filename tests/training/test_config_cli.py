@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from acestep_jax.training import cli
+from acestep_jax.training import cli, overrides
 from acestep_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class Method(config_lib.Run):
     ],
 )
 def test_a_field_takes_a_value_of_its_type(text, read, value):
-    config = cli.override(Method(), [text])
+    config = overrides.override(Method(), [text])
     assert read(config) == value
     assert type(read(config)) is type(value)
 
@@ -94,15 +94,15 @@ def test_a_field_takes_a_value_of_its_type(text, read, value):
     ],
 )
 def test_a_mistake_is_refused_by_name(text, message):
-    with pytest.raises(cli.ConfigError) as caught:
-        cli.override(Method(), [text])
+    with pytest.raises(overrides.ConfigError) as caught:
+        overrides.override(Method(), [text])
     assert message in str(caught.value)
 
 
 def test_the_comment_beside_a_field_is_its_help():
-    described = cli.describe(Method())
+    described = overrides.describe(Method())
     assert "critic_steps = 5" in described
-    help_texts = {name: text for name, _, text in cli.leaves(Method())}
+    help_texts = {name: text for name, _, text in overrides.leaves(Method())}
     assert help_texts["critic_steps"] == "critic updates per student update"
     assert help_texts["shifts"] == "drawn from per step"
     assert help_texts["window"] == "A longer help text takes two lines"
@@ -113,7 +113,7 @@ def test_the_comment_beside_a_field_is_its_help():
 
 def test_every_shared_field_has_a_help_text():
     for config in (config_lib.Run(name="run"), config_lib.Optimizer()):
-        assert [name for name, _, text in cli.leaves(config) if not text] == []
+        assert [name for name, _, text in overrides.leaves(config) if not text] == []
 
 
 def test_a_run_resumes_with_its_own_configuration_only(tmp_path):
@@ -121,9 +121,11 @@ def test_a_run_resumes_with_its_own_configuration_only(tmp_path):
     workdir = cli.prepare_workdir(config)
     assert json.loads((workdir / "config.json").read_text())["shifts"] == [1.0, 2.0, 3.0]
     assert "critic_steps=5" in (workdir / "config.py.txt").read_text()
-    cli.prepare_workdir(cli.override(config, ["log_every=7", "mesh.fsdp=2"]))  # these are free
-    changed = cli.override(config, ["critic_steps=2", "student.b2=0.9"])
-    with pytest.raises(cli.ConfigError, match=r"differs in student\.b2, critic_steps"):
+    cli.prepare_workdir(
+        overrides.override(config, ["log_every=7", "mesh.fsdp=2"])
+    )  # these are free
+    changed = overrides.override(config, ["critic_steps=2", "student.b2=0.9"])
+    with pytest.raises(overrides.ConfigError, match=r"differs in student\.b2, critic_steps"):
         cli.prepare_workdir(changed)
     cli.prepare_workdir(changed, "changed")
     cli.prepare_workdir(config, "fresh")
@@ -171,5 +173,5 @@ def test_a_config_file_that_is_absent_or_empty_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no configuration file .*absent.py"):
         cli.load_config(tmp_path / "absent.py")
     (tmp_path / "empty.py").write_text("")
-    with pytest.raises(cli.ConfigError, match="has no function get_config"):
+    with pytest.raises(overrides.ConfigError, match="has no function get_config"):
         cli.load_config(tmp_path / "empty.py")
