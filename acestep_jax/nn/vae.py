@@ -17,6 +17,8 @@ arXiv:2404.10301); Snake: Ziyin et al. 2020, arXiv:2006.08195.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -416,16 +418,17 @@ def fold_weight_norm(params: Params) -> dict:
     on each call costs time. Training needs the unfolded tree.
     """
 
-    def fold(tree: Params, name: str) -> dict:
-        if "weight_v" not in tree:
-            return {key: fold(value, key) if isinstance(value, dict) else value
-                    for key, value in tree.items()}  # fmt: skip
-        axis = 1 if name == "conv_t1" else 2
-        kernel = weight_norm(tree["weight_g"], tree["weight_v"], axis=axis)
-        kept = {key: value for key, value in tree.items() if key not in ("weight_g", "weight_v")}
-        return {"kernel": kernel, **kept}
+    def fold(name: str, node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        if "weight_v" not in node:
+            return {key: fold(key, value) for key, value in node.items()}
+        axis = 1 if name == "conv_t1" else 2  # the released tensor's first axis
+        kernel = weight_norm(node["weight_g"], node["weight_v"], axis=axis)
+        rest = {k: v for k, v in node.items() if k not in ("weight_g", "weight_v")}
+        return {"kernel": kernel, **rest}
 
-    return fold(dict(params), "")
+    return fold("", params)
 
 
 def scale_latents(params: Params, scale: Array) -> dict:
