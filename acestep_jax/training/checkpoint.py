@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
 
-from acestep_jax.training import checksums, processes
+from acestep_jax.training import checksums, mesh, processes
 from acestep_jax.training.optim import path_name
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Params
@@ -65,8 +65,7 @@ class Checkpoints:
         self._config = dict(config or {})
         self._before_save = before_save
         self._saving: int | None = None
-        # Its background threads log every failure with a traceback each; `_failure` tells it once
-        logging.get_absl_logger().addFilter(_not_from_orbax)
+        _quieten_orbax()
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("params", "optimizer", "meta"),
@@ -185,7 +184,7 @@ class Checkpoints:
         places = shardings(shapes) if shardings else jax.tree.map(lambda _: _first_device(), shapes)
         step = self._newest_whole()
         if step is None:
-            return jax.device_put(init(), places), 0
+            return mesh.place(init(), places), 0
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
         )
@@ -281,6 +280,7 @@ def load_all(workdir: str | pathlib.Path, step: int | None = None) -> dict[str, 
     problem = checksums.verify(folder / str(step))
     if problem:
         raise CheckpointError(f"checkpoint {step} in {folder} is damaged: {problem}.")
+    _quieten_orbax()
     handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
     item = folder / str(step) / "params"
     described: Any = handler.metadata(item).item_metadata
@@ -311,6 +311,11 @@ def load_params(
         )
     averages = (groups["average"] or {}) if average else {}
     return averages.get(network, groups["params"][network])
+
+
+def _quieten_orbax() -> None:
+    """Drops its log, where a failure is told many times; `_failure` tells it once."""
+    logging.get_absl_logger().addFilter(_not_from_orbax)  # once, however often
 
 
 def _not_from_orbax(record: Any) -> bool:

@@ -29,7 +29,7 @@ __all__ = [
     "place_batch",
     "replicated",
 ]
-__all__ += ["parameter_shardings", "sharded_bytes", "state_shardings"]
+__all__ += ["parameter_shardings", "place", "sharded_bytes", "state_shardings"]
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -178,6 +178,24 @@ def state_shardings(
         key=whole,
         extra=jax.tree.map(lambda _: whole, state.extra),
     )
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts arrays that every process holds whole where their shardings say.
+
+    `jax.device_put` does this on devices of this process; here they may be of several.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = put(jax.random.key_data(leaf), replicated(sharding.mesh))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def sharded_bytes(tree: Any, shardings: Any) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acestep_jax.training import checkpoint, processes
+from acestep_jax.training import checkpoint
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import mesh as mesh_lib
 from tests.training import toy_run
@@ -159,12 +159,6 @@ def test_a_state_is_copied_before_save_returns(tmp_path):
         state, _ = step(state, next(batches))
     checkpoints.close()
     assert toy_run.digest(restore(tmp_path)[0]) == expected
-
-
-def test_a_state_of_the_data_saved_by_other_processes_is_refused_unless_it_is_one():
-    assert processes.own(['{"i": 3}'] * 4) == {"i": 3}
-    with pytest.raises(ValueError, match="read by 2 processes, each at a place of its own"):
-        processes.own(['{"i": 3}', '{"i": 4}'])
 
 
 def test_orbax_is_touched_in_one_file_only():

@@ -113,7 +113,7 @@ def one_device():
 def test_losses_and_parameters_mean_the_same_on_any_mesh(mesh_config):
     losses, state = run_steps(mesh_config)
     expected_losses, expected = one_device()
-    # Measured 1e-7 relative: float32 sums in another order
+    # Measured 2.9e-7 (losses) and 6e-8 (parameters): float32 sums in another order
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     for found, wanted in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True

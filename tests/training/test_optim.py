@@ -90,7 +90,7 @@ def test_muon_treats_a_stack_layer_by_layer():
         single = optim.make_optimizer(config, 10, layer)
         update, _ = single.update(layer, single.init(layer), layer)
         kernel = update["q_proj"]["kernel"]
-        # Measured 3e-8: the same float32 iteration, batched or not
+        # Measured 0: the same float32 iteration, batched or not
         np.testing.assert_allclose(whole["q_proj"]["kernel"][i], kernel, atol=1e-6)
         spread = jnp.linalg.svd(kernel, compute_uv=False)
         assert float(spread.max() / spread.min()) < 2.0  # orthogonalised, as far as Muon does

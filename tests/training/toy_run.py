@@ -1,6 +1,6 @@
 """A whole run in miniature, for tests that kill it: a two-layer net that learns a sine.
 
-    python toy_run.py WORKDIR [--stop-at STEP KIND]
+    python toy_run.py WORKDIR [--stop-at STEP KIND | --process INDEX COUNT PORT]
 
 KIND is what happens in the save after STEP steps: "kill" before its rename, "full" disk, or
 "sigterm" in the step itself. Prints the digest of the final state.
@@ -17,6 +17,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from acestep_jax.training import checksums, cli, loop, optim
 from acestep_jax.training import config as config_lib
@@ -56,6 +57,9 @@ class Sines:
         if self.index == self.config.blow_up_at:
             y[0, 0] = np.inf
         self.index += 1
+        share = size[0] // jax.process_count()
+        own = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        x, y = x[own], y[own]
         return mesh_lib.place_batch({"x": x, "y": y}, self.mesh)
 
 
@@ -108,6 +112,8 @@ def digest(state):
         lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x,
         state,
     )
+    if jax.process_count() > 1:
+        data = multihost_utils.process_allgather(data, tiled=True)
     return hashlib.sha256(
         b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(data))
     ).hexdigest()
@@ -143,7 +149,17 @@ def fail_at(stop_step, kind):
     return at_step
 
 
+def join(index, count, port):
+    """Becomes one of `count` processes with two devices each."""
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index))
+
+
 def main(arguments):
+    option, *values = arguments[1:] or [""]
+    hook = fail_at(int(values[0]), values[1]) if option == "--stop-at" else lambda *_: None
+    if option == "--process":
+        join(*values)
     config = Toy(
         workdir=arguments[0],
         num_steps=12,
@@ -152,7 +168,6 @@ def main(arguments):
         mesh=config_lib.Mesh(data=2, fsdp=2),
         data=config_lib.Data(batch_size=8),
     )
-    hook = fail_at(int(arguments[2]), arguments[3]) if len(arguments) > 1 else lambda *_: None
     with cli.plain_errors():
         cli.prepare_workdir(config)
         state, start = train(config, hook)
