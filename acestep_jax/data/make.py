@@ -8,9 +8,6 @@
 Every step leaves alone what is already there, so that a stopped run goes on where it stopped.
 Recordings need Debian or Ubuntu and a network; without them the rest is made all the same.
 
-Songs are encoded up to 28.16 s by default, three windows of the encoder: what the shipped weights
-were trained on, and a third of the time that whole songs take.
-
 Command:  python -m acestep_jax.data.make --data_dir data
 Cost:     download 425 MB; 240 songs and 4.1 h of recordings need some 4 GB of disk.
 """
@@ -18,6 +15,7 @@ Cost:     download 425 MB; 240 songs and 4.1 h of recordings need some 4 GB of d
 import argparse
 import pathlib
 import subprocess
+from collections.abc import Sequence
 
 from acestep_jax.data import fetch, prepare, shards, sources
 from acestep_jax.data import labels as labels_lib
@@ -25,11 +23,12 @@ from acestep_jax.data.songs import __main__ as songs
 
 STAGES = ("fetch", "render", "prepare", "embed")
 
-EMBEDDED_SECONDS = 34.0
-"""Longer songs stay out of the repository."""
 EMBEDDED_SONGS = {"train": 28, "validation": 8}
-EMBEDDED_STEMS = 4
-"""Of this many embedded songs the stems' latents are kept."""
+EMBEDDED_STEMS = 2
+"""Of so many embedded songs of each split the stems' latents are kept."""
+MAX_SECONDS = 28.16
+"""The beginning of each song that is encoded by default: three windows of the encoder. What the
+shipped weights were trained on, in a third of the time that whole songs take."""
 
 
 def fetch_recordings(data_dir: pathlib.Path) -> None:
@@ -40,42 +39,43 @@ def fetch_recordings(data_dir: pathlib.Path) -> None:
         print(f"no recordings: {error}", flush=True)
 
 
-def embed_songs(source: pathlib.Path, out: pathlib.Path) -> None:
-    """Copies a small choice of our own prepared songs into the repository's shards.
+def embed_songs(audio_dir: pathlib.Path, out: pathlib.Path, encode: prepare.Encoder) -> None:
+    """Encodes a small choice of our own songs into the repository's shards.
 
     Args:
-      source: prepared shards of our own songs; their tests stay out.
+      audio_dir: our own songs; those of the test split stay out.
       out: the embedded folder.
+      encode: the compiled encoder.
     """
-    chosen = {}
+    known = [labels_lib.load_labels(path) for path in sorted(audio_dir.glob("*.json"))]
+    records = {}
     for split, count in EMBEDDED_SONGS.items():
-        records = [
-            record
-            for record in sources.Windows([source], split, 128).all_records()
-            if record.labels.seconds <= EMBEDDED_SECONDS and record.labels.licence == "own work"
+        songs = [labels for labels in known if labels.split == split]
+        records[split] = [
+            prepare.prepare_song(
+                audio_dir / f"{labels.name}.json",
+                encode,
+                stems=i < EMBEDDED_STEMS,
+                max_seconds=MAX_SECONDS,
+            )
+            for i, labels in enumerate(choose_varied(songs, count))
         ]
-        chosen[split] = [_trimmed(record, i) for i, record in enumerate(_varied(records, count))]
-    about = {"licences": ["own work"]}
-    shards.write_shards(out, chosen, shards.read_silence(source), about)
+    silence = prepare.silence_latent(encode)
+    shards.write_shards(out, records, silence, {"licences": ["own work"]})
 
 
-def _varied(records: list[shards.Record], count: int) -> list[shards.Record]:
-    """Chooses songs in turn from every style, songs with stems first, then by name."""
-    styles: dict[str, list[shards.Record]] = {}
-    for record in sorted(records, key=lambda r: (not r.stems, r.labels.name)):
-        styles.setdefault(record.labels.source.split(", ")[-1], []).append(record)
+def choose_varied(
+    songs: Sequence[labels_lib.SongLabels], count: int
+) -> list[labels_lib.SongLabels]:
+    """Chooses songs in turn from every style, those with stems first, then by name."""
+    styles: dict[str, list[labels_lib.SongLabels]] = {}
+    for labels in sorted(songs, key=lambda labels: (not labels.stems, labels.name)):
+        styles.setdefault(labels.source.split(", ")[-1], []).append(labels)
     queues = [styles[name] for name in sorted(styles)]
-    chosen: list[shards.Record] = []
+    chosen: list[labels_lib.SongLabels] = []
     while len(chosen) < count and any(queues):
         chosen += [queue.pop(0) for queue in queues if queue]
-    return sorted(chosen[:count], key=lambda r: (not r.stems, r.labels.name))
-
-
-def _trimmed(record: shards.Record, index: int) -> shards.Record:
-    """Keeps the stems of the first few songs only."""
-    stems = record.stems if index < EMBEDDED_STEMS else {}
-    names = {track: record.labels.stems[track] for track in stems}
-    return shards.Record(labels_lib.with_stems(record.labels, names), record.latents, None, stems)
+    return sorted(chosen[:count], key=lambda labels: (not labels.stems, labels.name))
 
 
 def main() -> None:
@@ -84,8 +84,9 @@ def main() -> None:
     add = parser.add_argument
     add("--data_dir", type=pathlib.Path, default="data", help="for audio and shards")
     add("--songs", type=int, default=240, help="songs of our own to render")
-    add("--max_seconds", type=float, default=28.16, help="beginning taken of each song")
+    add("--max_seconds", type=float, default=MAX_SECONDS, help="beginning taken of each song")
     add("--vae", default=str(sources.EMBEDDED.parent / "vae"), help="autoencoder's folder")
+    add("--stems", action="store_true", help="encode stems too, where there are any")
     add("--stages", nargs="*", default=STAGES, choices=STAGES, help="which steps to do")
     arguments = parser.parse_args()
     data_dir, stages = arguments.data_dir, arguments.stages
@@ -94,13 +95,16 @@ def main() -> None:
     if "render" in stages:
         songs.render_songs(data_dir / "audio" / "own", range(arguments.songs), stems_every=4)
     if "prepare" in stages:
-        encode = prepare.load_encoder(arguments.vae)
         for part in ("own", "real"):
             if list((data_dir / "audio" / part).glob("*.json")):
                 folders = data_dir / "audio" / part, data_dir / "shards" / part
-                prepare.prepare(*folders, encode, max_seconds=arguments.max_seconds)
+                encode = prepare.load_encoder(arguments.vae)
+                prepare.prepare(
+                    *folders, encode, stems=arguments.stems, max_seconds=arguments.max_seconds
+                )
     if "embed" in stages:
-        embed_songs(data_dir / "shards" / "own", sources.EMBEDDED)
+        encode = prepare.load_encoder(arguments.vae)
+        embed_songs(data_dir / "audio" / "own", sources.EMBEDDED, encode)
 
 
 if __name__ == "__main__":

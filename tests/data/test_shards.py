@@ -202,19 +202,21 @@ def test_audio_that_is_longer_than_its_labels_say_is_refused(tmp_path):
         prepare.prepare_song(tmp_path / "a.json", fake_encoder, stems=False, store_std=False)
 
 
-def test_songs_are_chosen_for_embedding_from_every_style(tmp_path):
-    records = {
-        split: [
-            make_record(f"{split}{i}", 150 + i, i, split=split, source=f"tune, style{i % 3}")
-            for i in range(9)
-        ]
-        for split in ("train", "validation")
-    }
-    silence = np.zeros((1, 16, CHANNELS), np.float32)
-    shards.write_shards(tmp_path / "own", records, silence, {})
-    make.embed_songs(tmp_path / "own", tmp_path / "embedded")
-    windows = sources.Windows([tmp_path / "embedded"], "validation", 128)
-    styles = {record.labels.source for record in windows.all_records()}
-    assert windows.num_songs == make.EMBEDDED_SONGS["validation"]
-    assert len(styles) == 3
-    assert list(shards.validate(tmp_path / "embedded")) == []
+def test_songs_are_embedded_from_every_style_without_the_test_split(tmp_path, monkeypatch):
+    songs = tmp_path / "own"
+    write_songs(songs, [f"song{i:02d}" for i in range(12)], seconds=2.0)
+    for i, path in enumerate(sorted(songs.glob("*.json"))):
+        known = labels_lib.load_labels(path)
+        split = labels_lib.SPLITS[i // 4]
+        changed = dataclasses.replace(known, split=split, source=f"tune, style{i % 2}")
+        if i == 2:
+            changed = labels_lib.with_stems(changed, {"drums": f"{path.stem}.flac"})
+        labels_lib.save_labels(path, changed)
+    monkeypatch.setattr(make, "EMBEDDED_SONGS", {"train": 3, "validation": 8})
+    make.embed_songs(songs, tmp_path / "out", fake_encoder)
+    train = list(sources.Windows([tmp_path / "out"], "train", 128).all_records())
+    assert [record.labels.name for record in train] == ["song02", "song00", "song01"]
+    assert [list(record.stems) for record in train] == [["drums"], [], []]
+    assert sources.Windows([tmp_path / "out"], "validation", 128).num_songs == 4
+    assert not list((tmp_path / "out").glob("test-*"))
+    assert list(shards.validate(tmp_path / "out")) == []
