@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from acestep_jax.training.checkpoint import steps_on_disk
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -16,10 +18,11 @@ def run_toy(workdir, *arguments):
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, str(TOY), str(workdir), *map(str, arguments)]
     return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240
     )
 
 
+@pytest.mark.timeout(900)
 def test_every_way_of_dying_leaves_the_last_checkpoint_and_the_same_final_state(tmp_path):
     straight = run_toy(tmp_path / "straight")
     assert straight.returncode == 0, straight.stderr
