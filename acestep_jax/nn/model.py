@@ -52,8 +52,9 @@ def build_networks(
       config: the diffusion package, for instance `MODELS["turbo"]`.
       text_config: the text encoder, for instance `TEXT_ENCODERS["qwen3_embedding_0p6b"]`.
       dtype: compute dtype of all of them; parameters stay as they are given.
-      remat: recompute DiT and encoder blocks in the backward pass.
-      attention: implementation, as in `ops.attention.attention`.
+      remat: recompute the layers' activations in the backward pass.
+      attention: one of `ops.attention.IMPLEMENTATIONS`; "portable" where a program is exported for
+        another platform than the attached one.
 
     Raises:
       ValueError: if the text encoder's width is not what the condition encoder reads.
@@ -63,13 +64,14 @@ def build_networks(
             f"the text encoder is {text_config.hidden_size} wide, but this model reads "
             f"{config.text_hidden_dim}; was it built for another preset?"
         )
+    options = {"dtype": dtype, "remat": remat, "attention": attention}
     return Networks(
         config=config,
-        dit=DiT(config, dtype=dtype, remat=remat, attention=attention),
-        condition_encoder=ConditionEncoder(config, dtype=dtype, remat=remat),
-        tokenizer=AudioTokenizer(config, dtype=dtype),
-        detokenizer=Detokenizer(config, dtype=dtype),
-        text_encoder=Qwen3(text_config, dtype=dtype),
+        dit=DiT(config, **options),
+        condition_encoder=ConditionEncoder(config, **options),
+        tokenizer=AudioTokenizer(config, **options),
+        detokenizer=Detokenizer(config, **options),
+        text_encoder=Qwen3(text_config, **options),
     )
 
 
