@@ -220,3 +220,19 @@ def test_songs_are_embedded_from_every_style_without_the_test_split(tmp_path, mo
     assert sources.Windows([tmp_path / "out"], "validation", 128).num_songs == 4
     assert not list((tmp_path / "out").glob("test-*"))
     assert list(shards.validate(tmp_path / "out")) == []
+
+
+def test_the_embedded_shards_are_valid_small_and_our_own_work():
+    files = list(sources.EMBEDDED.iterdir())
+    assert sum(path.stat().st_size for path in files) < 8e6
+    assert list(shards.validate(sources.EMBEDDED)) == []
+    groups = {}
+    for split in ("train", "validation"):
+        windows = sources.Windows([sources.EMBEDDED], split, 128)
+        records = list(windows.all_records())
+        groups[split] = {record.labels.group for record in records}
+        assert {record.labels.licence for record in records} == {"own work"}
+        assert any(record.labels.words for record in records)
+        assert any(record.stems for record in records)
+        assert len(windows) >= 32  # clips of 5.12 s
+    assert not groups["train"] & groups["validation"]
