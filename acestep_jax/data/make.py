@@ -55,8 +55,7 @@ def embed_songs(audio_dir: pathlib.Path, out: pathlib.Path, encode: prepare.Enco
             prepare.prepare_song(
                 audio_dir / f"{labels.name}.json",
                 encode,
-                stems=i < EMBEDDED_STEMS,
-                max_seconds=MAX_SECONDS,
+                prepare.Choices(stems=i < EMBEDDED_STEMS, max_seconds=MAX_SECONDS),
             )
             for i, labels in enumerate(choose_varied(songs, count))
         ]
@@ -95,13 +94,12 @@ def main() -> None:
     if "render" in stages:
         songs.render_songs(data_dir / "audio" / "own", range(arguments.songs), stems_every=4)
     if "prepare" in stages:
+        choices = prepare.Choices(stems=arguments.stems, max_seconds=arguments.max_seconds)
+        encode = prepare.load_encoder(arguments.vae)
         for part in ("own", "real"):
             if list((data_dir / "audio" / part).glob("*.json")):
                 folders = data_dir / "audio" / part, data_dir / "shards" / part
-                encode = prepare.load_encoder(arguments.vae)
-                prepare.prepare(
-                    *folders, encode, stems=arguments.stems, max_seconds=arguments.max_seconds
-                )
+                prepare.prepare(*folders, encode, choices)
     if "embed" in stages:
         encode = prepare.load_encoder(arguments.vae)
         embed_songs(data_dir / "audio" / "own", sources.EMBEDDED, encode)

@@ -8,7 +8,9 @@ Command:  python -m acestep_jax.data.prepare --audio data/audio/own --out data/s
 """
 
 import argparse
+import dataclasses
 import functools
+import json
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -102,13 +104,23 @@ def silence_latent(encode: Encoder, num_frames: int = shards.SILENCE_FRAMES) -> 
     return mean[None, :num_frames].astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What is kept of a song.
+
+    Attributes:
+      stems: latents of its stems too, where it has any.
+      store_std: the posterior's standard deviations too.
+      max_seconds: of longer songs only the beginning, with the labels that concern it.
+    """
+
+    stems: bool = True
+    store_std: bool = False
+    max_seconds: float = math.inf
+
+
 def prepare_song(
-    label_path: pathlib.Path,
-    encode: Encoder,
-    *,
-    stems: bool = True,
-    store_std: bool = False,
-    max_seconds: float = math.inf,
+    label_path: pathlib.Path, encode: Encoder, choices: Choices = Choices()
 ) -> shards.Record:
     """Reads and encodes one song, or its beginning.
 
@@ -121,15 +133,15 @@ def prepare_song(
     seconds = len(samples) / units.SAMPLE_RATE
     if abs(seconds - labels.seconds) > 0.1:
         raise audio.BadAudio(f"lasts {seconds:.2f} s, its labels say {labels.seconds:.2f} s")
-    labels = labels_lib.first_seconds(labels, max_seconds)
+    labels = labels_lib.first_seconds(labels, choices.max_seconds)
     kept = round(labels.seconds * units.SAMPLE_RATE)
     mean, std = encode_song(encode, samples[:kept])
     encoded = {}
-    for track, name in labels.stems.items() if stems else ():
+    for track, name in labels.stems.items() if choices.stems else ():
         stem = audio.read_audio(label_path.parent / name, min_seconds=1.0)
         encoded[track] = encode_song(encode, stem[:kept])[0].astype(np.float16)
     labels = labels_lib.with_stems(labels, {track: labels.stems[track] for track in encoded})
-    kept_std = std.astype(np.float16) if store_std else None
+    kept_std = std.astype(np.float16) if choices.store_std else None
     return shards.Record(labels, mean.astype(np.float16), kept_std, encoded)
 
 
@@ -137,12 +149,10 @@ def prepare(
     audio_dir: pathlib.Path,
     out: pathlib.Path,
     encode: Encoder,
+    choices: Choices = Choices(),
     *,
-    stems: bool = True,
-    store_std: bool = False,
     max_bad_share: float = 0.1,
     max_songs: int | None = None,
-    max_seconds: float = math.inf,
 ) -> audio.SkipList:
     """Prepares a folder of songs.
 
@@ -150,10 +160,9 @@ def prepare(
       audio_dir: holds `NAME.flac` and `NAME.json` (`labels.SongLabels`).
       out: folder of the shards.
       encode: the compiled encoder.
-      stems, store_std: whether to store latents of stems, and standard deviations.
+      choices: what is kept of each song.
       max_bad_share: of the songs.
       max_songs: only so many, in order of their names; None takes all.
-      max_seconds: of longer songs only the beginning is taken, with the labels that concern it.
 
     Returns:
       Which songs were skipped, and why.
@@ -161,22 +170,20 @@ def prepare(
     Raises:
       FileNotFoundError: if there are no songs.
       TooManyBadFiles: if more songs than allowed are bad; shards are not written then.
+      ValueError: if `out` holds records of another autoencoder or of other choices.
     """
     paths = sorted(audio_dir.glob("*.json"))[:max_songs]
     if not paths:
         raise FileNotFoundError(f"{audio_dir} holds no songs (NAME.flac with NAME.json).")
+    silence = silence_latent(encode)
+    _claim(out / "records", choices, silence)
     skipped = audio.SkipList(max_share=max_bad_share)
-    done = out / "records"
-    done.mkdir(parents=True, exist_ok=True)
     names = []
     for count, path in enumerate(paths, 1):
+        target = out / "records" / f"{path.stem}.record"
         try:
-            target = done / f"{path.stem}.record"
-            if not target.exists():
-                record = prepare_song(
-                    path, encode, stems=stems, store_std=store_std, max_seconds=max_seconds
-                )
-                _write_whole(target, shards.encode_record(record))
+            if not _is_newer(target, path):
+                _write_whole(target, shards.encode_record(prepare_song(path, encode, choices)))
             names.append(target)
             skipped.good += 1
         except ValueError as error:  # BadAudio, BadRecord and broken labels alike
@@ -184,8 +191,31 @@ def prepare(
         if count % 20 == 0 or count == len(paths):
             print(f"prepared {count} of {len(paths)} songs of {audio_dir}", flush=True)
     skipped.finish()
-    _pack(out, names, silence_latent(encode))
+    _pack(out, names, silence)
     return skipped
+
+
+def _claim(records: pathlib.Path, choices: Choices, silence: np.ndarray) -> None:
+    """Marks a folder of records as made with this autoencoder and these choices, or refuses it."""
+    wanted = {name: str(value) for name, value in dataclasses.asdict(choices).items()}
+    mark = records / "made_with.json"
+    if mark.exists():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        same = np.allclose(found.pop("silence"), silence[0, 0], atol=1e-3)
+        if not same or found != wanted:
+            reason = f"with {found}, not {wanted}" if same else "by another autoencoder"
+            raise ValueError(
+                f"{records} was made {reason}; delete it, or choose another folder for the shards."
+            )
+        return
+    records.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(wanted | {"silence": silence[0, 0].tolist()})
+    _write_whole(mark, text.encode())
+
+
+def _is_newer(target: pathlib.Path, source: pathlib.Path) -> bool:
+    """Whether the record was made after the song's labels, which are written last, were."""
+    return target.exists() and target.stat().st_mtime >= source.stat().st_mtime
 
 
 def _write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -233,11 +263,13 @@ def main() -> None:
         arguments.audio,
         arguments.out,
         load_encoder(arguments.vae),
-        stems=not arguments.no_stems,
-        store_std=arguments.store_std,
+        Choices(
+            stems=not arguments.no_stems,
+            store_std=arguments.store_std,
+            max_seconds=arguments.max_seconds,
+        ),
         max_bad_share=arguments.max_bad_share,
         max_songs=arguments.max_songs,
-        max_seconds=arguments.max_seconds,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 
 import jax
@@ -157,9 +158,11 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
     write_songs(songs, ["a", "b", "c"])
     calls = []
 
+    silence_windows = len(prepare.windows(shards.SILENCE_FRAMES))
+
     def killed_encoder(samples):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == silence_windows + 3:  # in the third song
             raise KeyboardInterrupt
         return fake_encoder(samples)
 
@@ -168,7 +171,6 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
     calls.clear()
     prepare.prepare(songs, tmp_path / "resumed", lambda x: calls.append(1) or fake_encoder(x))
     prepare.prepare(songs, tmp_path / "straight", fake_encoder)
-    silence_windows = len(prepare.windows(shards.SILENCE_FRAMES))
     assert len(calls) == 1 + silence_windows  # the two songs already done were not encoded again
     names = sorted(path.name for path in (tmp_path / "straight").glob("*.*"))
     assert "validation-00000-of-00001.arrayrecord" in names
@@ -176,6 +178,35 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
         first, again = (tmp_path / folder / name for folder in ("resumed", "straight"))
         assert first.read_bytes() == again.read_bytes()
     assert list(shards.validate(tmp_path / "resumed")) == []
+
+
+def test_records_of_other_choices_or_another_autoencoder_are_refused(tmp_path):
+    write_songs(tmp_path / "songs", ["a", "b"])
+    arguments = (tmp_path / "songs", tmp_path / "out")
+    prepare.prepare(*arguments, fake_encoder, prepare.Choices(max_seconds=3.0))
+    with pytest.raises(ValueError, match=r"'max_seconds': '3.0'.*not.*'inf'.*delete it"):
+        prepare.prepare(*arguments, fake_encoder)
+
+    def other_encoder(samples):
+        mean, std = fake_encoder(samples)
+        return mean + 1, std
+
+    with pytest.raises(ValueError, match="made by another autoencoder"):
+        prepare.prepare(*arguments, other_encoder, prepare.Choices(max_seconds=3.0))
+    records = sources.Windows([tmp_path / "out"], "train", 128).all_records()
+    assert [len(record.latents) for record in records] == [75]
+
+
+def test_a_song_that_changed_is_encoded_again(tmp_path):
+    songs = tmp_path / "songs"
+    write_songs(songs, ["a", "b"])
+    prepare.prepare(songs, tmp_path / "out", fake_encoder)
+    record = tmp_path / "out" / "records" / "a.record"
+    os.utime(record, (0, 0))  # as if the song had been rendered anew since
+    kept = (tmp_path / "out" / "records" / "b.record").stat().st_mtime_ns
+    prepare.prepare(songs, tmp_path / "out", fake_encoder)
+    assert record.stat().st_mtime > 0
+    assert (tmp_path / "out" / "records" / "b.record").stat().st_mtime_ns == kept
 
 
 def test_bad_songs_are_skipped_and_named_and_too_many_stop_the_run(tmp_path, capsys):
@@ -199,7 +230,7 @@ def test_audio_that_is_longer_than_its_labels_say_is_refused(tmp_path):
     known = labels_lib.load_labels(tmp_path / "a.json")
     labels_lib.save_labels(tmp_path / "a.json", dataclasses.replace(known, seconds=3.0))
     with pytest.raises(audio.BadAudio, match=r"lasts 4\.00 s, its labels say 3\.00 s"):
-        prepare.prepare_song(tmp_path / "a.json", fake_encoder, stems=False, store_std=False)
+        prepare.prepare_song(tmp_path / "a.json", fake_encoder)
 
 
 def test_songs_are_embedded_from_every_style_without_the_test_split(tmp_path, monkeypatch):
