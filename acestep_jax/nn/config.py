@@ -2,7 +2,7 @@
 
 Field names are those of the released `config.json` files, so that a folder's configuration reads
 straight into these classes and back. Fields the released files carry without any effect on the
-mathematics (`vocab_size`, `initializer_range`, `num_audio_decoder_hidden_layers`, ...) are left out.
+mathematics (`vocab_size`, `initializer_range`, ...) are left out.
 """
 
 import dataclasses
