@@ -4,7 +4,7 @@ Imported only where it is asked for; PyTorch is no dependency of the package.
 """
 
 import inspect
-import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.pipelines.ace_step import modeling_ace_step
+from diffusers.utils import logging as diffusers_logging
 
 from acestep_jax.ops import timesteps
 from experiments.benchmarks.ours import product_size
@@ -23,6 +24,8 @@ from experiments.benchmarks.problem import Problem, draw_inputs, split_item
 from experiments.benchmarks.timing import Contestant, Run
 
 Call = Callable[[], Any]
+
+diffusers_logging.set_verbosity_error()  # it warns of every cast, also of the one to float32
 
 
 def contestant(problem: Problem, item: str, *, threads: int, compiled: bool) -> Contestant:
@@ -71,7 +74,9 @@ def _finished(call: Call) -> Run:
 def _build(module_class: type[Any], problem: Problem, values: dict[str, Any]) -> Any:
     """Builds a module from those of `values` that its constructor takes."""
     known = inspect.signature(module_class.__init__).parameters
-    module = module_class(**{name: value for name, value in values.items() if name in known})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the VAE's weight_norm is the old one
+        module = module_class(**{name: value for name, value in values.items() if name in known})
     return module.eval().to(_device(), _dtype(problem))
 
 
@@ -94,8 +99,7 @@ def _tensors(problem: Problem, item: str) -> dict[str, torch.Tensor]:
 def _maybe_compile(call: Callable[..., Any], compiled: bool) -> Callable[..., Any]:
     if not compiled:
         return call
-    if sys.platform == "linux":
-        torch._dynamo.reset()  # so that no other item's shapes make this one's dynamic
+    torch.compiler.reset()  # so that no other item's shapes make this one's dynamic
     return torch.compile(call)
 
 

@@ -96,9 +96,12 @@ def test_a_missing_section_leaves_its_items_out_by_name(tmp_path, capsys, cores)
 
 
 @pytest.mark.torch
-def test_diffusers_runs_every_item_at_the_same_sizes(sizes_file, capsys):
-    bench.main(["--shapes", str(sizes_file), "--repeats", "1", "--against", "diffusers"])
-    for result in _last_line(capsys)["items"].values():
+def test_diffusers_runs_every_item_at_the_same_sizes(sizes_file, capsys, cores):
+    options = ["--repeats", "1", "--against", "diffusers", "--pinned"]
+    bench.main(["--shapes", str(sizes_file), "--items", ",".join(problem.ITEMS), *options])
+    report = _last_line(capsys)
+    assert list(report["items"]) == list(problem.ITEMS)
+    for result in report["items"].values():
         assert result["diffusers"]["ratio"] == pytest.approx(
             result["diffusers"]["median_s"] / result["median_s"]
         )
