@@ -113,44 +113,51 @@ def fake_loss(
 def student_loss(
     student: Params, game: Game, others: Params, frozen: Params, scene: Scene, state: Any, key: Key
 ) -> tuple[Array, Metrics]:
-    """Moves the sample x_g = x_k - t_k G(x_k, t_k) along the distilled gradient.
+    """Moves the sample x_g = x_k - t_k G(x_k, t_k) against the distilled gradient.
 
     Args:
-      student: the parameters this is differentiated by.
+      student: the parameters this is differentiated by; all others stay as they are.
       game: configuration and modules.
-      others: {"fake", "discriminator"} parameters, which stay as they are.
+      others: {"fake", "discriminator"} parameters.
       frozen: {"teacher", "encoders"} parameters.
       scene: the batch.
       state: (x_k, t_k, ...) from `Rollout.draw`.
       key: of levels and noises.
     """
-    (x_k, t_k, *_), (key, gan_key) = state, jax.random.split(key)
+    x_k, t_k, *_ = state
     velocity = scene_lib.field(game.networks, student, scene)
     generated = flow.data_from_velocity(x_k, velocity(x_k, t_k), t_k)
     still = jax.lax.stop_gradient(generated)
+    gradient, metrics = distilled_gradient(game, others, frozen, scene, still, t_k, key)
+    loss = jnp.mean(distill.surrogate_loss(generated, gradient, scene.frame_mask))
+    return loss, metrics | {"generated_std": jnp.std(still)}
 
-    terms = directions(game, others["fake"], frozen["teacher"], scene, still, t_k, key)
-    weight = distill.normalizer(still, terms.teacher_data, scene.frame_mask)
-    matching, guidance = (flow.broadcast_time(weight, x_k) * d for d in terms[:2])
-    gradient, metrics = matching + guidance, distill.diagnostics(terms, still)
 
-    if game.config.gan.discriminator != "none":
-        features = choose_features(game, others["fake"], frozen["teacher"])
-        adversarial, slope = game.adversary.generator_slope(
-            others["discriminator"], features, scene, still, gan_key
-        )
-        slope *= game.config.gan.weight
-        metrics |= {
-            "loss/adversarial": adversarial,
-            "gan_over_dm": optax.global_norm(slope) / optax.global_norm(gradient),
-        }
-        gradient += slope
+def distilled_gradient(
+    game: Game, others: Params, frozen: Params, scene: Scene, generated: Array, t_k: Array, key: Key
+) -> tuple[Array, Metrics]:
+    """Adds up what pulls a sample x_g: normalised matching and guidance, and the adversary."""
+    key, gan_key = jax.random.split(key)
+    terms = directions(game, others["fake"], frozen["teacher"], scene, generated, t_k, key)
+    weight = distill.normalizer(generated, terms.teacher_data, scene.frame_mask)
+    matching, guidance = (flow.broadcast_time(weight, generated) * term for term in terms[:2])
+    gradient, metrics = matching + guidance, distill.diagnostics(terms, generated)
     metrics |= {
         "loss/matching": 0.5 * jnp.mean(matching**2),
         "loss/guidance": 0.5 * jnp.mean(guidance**2),
-        "generated_std": jnp.std(still),
     }
-    return jnp.mean(distill.surrogate_loss(generated, gradient, scene.frame_mask)), metrics
+    if game.config.gan.discriminator == "none":
+        return gradient, metrics
+    features = choose_features(game, others["fake"], frozen["teacher"])
+    adversarial, slope = game.adversary.generator_slope(
+        others["discriminator"], features, scene, generated, gan_key
+    )
+    slope *= game.config.gan.weight
+    metrics |= {
+        "loss/adversarial": adversarial,
+        "gan_over_dm": optax.global_norm(slope) / optax.global_norm(gradient),
+    }
+    return gradient + slope, metrics
 
 
 def directions(
@@ -333,7 +340,8 @@ def main(config: Distill) -> None:
     batches = models.open_batches(config, "train")
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = place_frozen(config, loaded.params, mesh)
+        frozen = separate(config, loaded.params)
+        frozen = jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh))
         init = functools.partial(make_state, game, frozen["teacher"])
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)
@@ -359,13 +367,11 @@ def main(config: Distill) -> None:
         logging.warning("Report: %s", path)
 
 
-def place_frozen(config: Distill, params: Params, mesh: jax.sharding.Mesh) -> Params:
-    """Separates teacher and encoders, and puts them on the mesh."""
+def separate(config: Distill, params: Params) -> Params:
+    """Separates the teacher from the encoders: {"teacher": ..., "encoders": {part: ...}}."""
     encoders = {name: value for name, value in params.items() if name != "dit"}
-    frozen = models.cast(
-        {"teacher": params["dit"], "encoders": encoders}, config.model.frozen_dtype
-    )
-    return jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh))
+    frozen = {"teacher": params["dit"], "encoders": encoders}
+    return models.cast(frozen, config.model.frozen_dtype)
 
 
 if __name__ == "__main__":

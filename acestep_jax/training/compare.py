@@ -36,35 +36,37 @@ SPECTRUM_WINDOW = 2048
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One way of sampling: a name, whose parameters, how many steps, how much guidance."""
+    """One way of sampling: a name, whose parameters, steps, guidance, and the first item's seed."""
 
     name: str
     params: Params
     num_steps: int
     guidance_scale: float = 1.0
+    first_seed: int = 0
 
 
 def systems(config: Distill, teacher: Params, student: Params) -> list[System]:
-    """Lists what is compared; the first is the reference."""
+    """Lists what is compared. The first is the reference, the last the reference from other noise.
+
+    That last row shows how small each distance can be between sets of this size.
+    """
     plan = config.evaluation
-    reference = System(
-        f"teacher, {plan.teacher_steps} guided steps",
-        teacher,
-        plan.teacher_steps,
-        config.guidance_scale,
-    )
+    name = f"teacher, {plan.teacher_steps} guided steps"
+    reference = System(name, teacher, plan.teacher_steps, config.guidance_scale)
+    again = dataclasses.replace(reference, name="the same, other noise", first_seed=10_000)
     few = [
         System(f"{name}, {count} steps", params, count)
         for name, params in (("undistilled teacher", teacher), ("student", student))
         for count in plan.student_steps
     ]
-    return [reference, *few]
+    return [reference, *few, again]
 
 
 def sample(networks: Networks, system: System, scene: Scene, shift: float) -> Array:
-    """Samples every prompt of the scene; item i starts from the noise of seed i."""
+    """Samples every prompt of the scene; item i starts from the noise of seed first_seed + i."""
     items, frames, channels = scene.real.shape
-    noise = flow.initial_noise(flow.item_keys(jnp.arange(items)), frames, channels)
+    seeds = system.first_seed + jnp.arange(items)
+    noise = flow.initial_noise(flow.item_keys(seeds), frames, channels)
     run = sampler.make_sampler(networks.dit, guidance_scale=system.guidance_scale)
     times = timesteps.time_grid(system.num_steps, shift)
     return run(
@@ -143,6 +145,7 @@ def compare(
     latents = {s.name: sample(networks, s, scene, plan.shift) for s in listed}
     reference = latents[listed[0].name]
     table = {name: measure(x, reference, scene.real) for name, x in latents.items()}
+    table[listed[0].name]["law, latents"] = 0.0  # by definition: the estimate wants two sets
     if not config.model.vae_weights:
         return table, {}
     vae, params = models.load_vae(config.model)
@@ -180,9 +183,10 @@ def write_report(
     pieces = []
     if audio:
         count = min(config.evaluation.num_players, len(prompts))
+        shown = dict(list(audio.items())[:-1])  # the last only shows how small distances can be
         grid = {(i, j): sounds[i] for j, sounds in enumerate(audio.values()) for i in range(count)}
         players = report.players(
-            prompts[:count], list(audio), grid, caption="A row has one prompt and one noise."
+            prompts[:count], list(shown), grid, caption="A row has one prompt and one noise."
         )
         pieces.append(report.section("Listen", players))
     pieces += [

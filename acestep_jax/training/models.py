@@ -151,9 +151,15 @@ def export(
 
 
 def tokenizer_folder(config: Model) -> pathlib.Path:
-    """Finds the tokenizer beside the text encoder's weights; the nano family's without weights."""
-    where = weights.resolve(locate(config.text_weights or _NANO_TEXT_ENCODER))
-    return pathlib.Path(loader.tokenizer_folder(str(where)))
+    """Finds the tokenizer beside the text encoder's weights; the nano family's without weights.
+
+    Raises:
+      FileNotFoundError: if the weights have none beside them.
+    """
+    folder = weights.resolve(locate(config.text_weights or _NANO_TEXT_ENCODER))
+    if not (folder / _TOKENIZER_FILES[0]).exists():
+        raise FileNotFoundError(f"{folder} has no tokenizer.json; a text encoder needs its own.")
+    return folder
 
 
 def open_batches(config: TrainDiT | Distill, split: str, batch_size: int = 0) -> loader.Batches:

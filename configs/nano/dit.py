@@ -15,16 +15,16 @@ def get_config(quick: bool = False) -> TrainDiT:
     """Gives the run; `quick` takes two steps."""
     config = TrainDiT(
         name="nano_dit",
-        num_steps=2400,
+        num_steps=1200,
         model=Model(preset="nano", text_preset="nano", vae_weights="asset:nano/vae"),
         trained=("^dit$", "^condition_encoder$", "^null_condition$", "^text_encoder$"),
         optimizer=Optimizer(
-            peak_lr=1e-3, warmup_steps=100, schedule="cosine", final_lr_ratio=0.02, ema_decay=0.995
+            peak_lr=1e-3, warmup_steps=60, schedule="cosine", final_lr_ratio=0.02, ema_decay=0.99
         ),
         data=Data(batch_size=16, num_frames=128),
         log_every=20,
         save_every=200,
-        eval_every=400,
+        eval_every=300,
     )
     if not quick:
         return config
