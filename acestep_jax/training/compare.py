@@ -109,8 +109,8 @@ def log_spectra(audio: np.ndarray) -> Array:
 def measure(latents: Array, reference: Array, other: Array, real: Array) -> dict[str, float]:
     """Compares sampled latents [B, T, C] with the reference's and with real songs.
 
-    Pairs are those with `reference`, of the same noise; laws are compared with `other`, which the
-    reference made of other noise, because the estimate of a distance of laws wants independent sets.
+    Pairs are those with `reference`, of the same noise; laws are compared with `other`, made by the
+    same system from other noise: the estimate of a distance of laws wants independent sets.
     """
 
     def law(x: Array, y: Array) -> Array:
@@ -212,10 +212,10 @@ def write_report(
 _CAPTION = (
     "Against the first row. Pair error: mean squared difference of latents grown from the same "
     "noise, over the variance; unrelated songs are about 2 apart. Law: energy distance between "
-    "windows of a third of a second, to the teacher's songs from other noise and to real songs; zero "
-    "for equal laws. Spread: mean distance between songs of different prompts and seeds. dB: log "
-    "spectra in third octaves, frame by frame, and averaged over all songs first. The last row shows "
-    "how small the distances of laws can be between sets of this size."
+    "windows of a third of a second, to the teacher's songs from other noise and to real songs; "
+    "zero for equal laws. Spread: mean distance between songs of different prompts and seeds. dB: "
+    "log spectra in third octaves, frame by frame, and averaged over all songs first. The last row "
+    "shows how small the distances of laws can be between sets of this size."
 )
 _HEALTH = (
     "dm_gap falls, then levels off; a discriminator right in 55 to 80 of 100 pairs teaches; "

@@ -2,8 +2,11 @@
 
 Method:   flow matching, times of the release, one condition in seven dropped (train/dit.py). No
           pretrained nano text encoder exists, so this run trains it jointly with the rest.
-Command:  python -m train.dit --config configs/nano/dit.py
-Cost:     measured hours and device, once run.      Expect:  held-out error, once run.
+Command:  python -m train.dit --config configs/nano/dit.py        (after `make data`)
+Cost:     0.66 s a step on two quiet cores, 26 minutes. The shipped weights took 40 minutes on busy
+          ones: 1,200 steps on 100 own songs and 79 recordings, then resumed for 1,163 steps on 240
+          own songs and the same recordings, `--resume changed`.
+Expect:   held-out error 1.156 after 2,100 steps (3.2 before training; 1.6 after 1,200).
 """
 
 import dataclasses
@@ -15,13 +18,13 @@ def get_config(quick: bool = False) -> TrainDiT:
     """Gives the run; `quick` takes two steps."""
     config = TrainDiT(
         name="nano_dit",
-        num_steps=1200,
-        model=Model(preset="nano", text_preset="nano", vae_weights="asset:nano/vae"),
+        num_steps=2400,
+        model=Model(preset="nano", text_preset="nano"),
         trained=("^dit$", "^condition_encoder$", "^null_condition$", "^text_encoder$"),
         optimizer=Optimizer(
             peak_lr=1e-3, warmup_steps=60, schedule="cosine", final_lr_ratio=0.02, ema_decay=0.99
         ),
-        data=Data(batch_size=16, num_frames=128),
+        data=Data(shards="data/shards/own,data/shards/real", batch_size=16, num_frames=128),
         log_every=20,
         save_every=200,
         eval_every=300,
@@ -33,5 +36,5 @@ def get_config(quick: bool = False) -> TrainDiT:
         num_steps=2,
         log_every=1,
         eval_batches=1,
-        data=dataclasses.replace(config.data, batch_size=2),
+        data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
     )

@@ -147,15 +147,14 @@ def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
         kernel = state.params["student"]["condition_embedder"]["kernel"]
         assert kernel.sharding.shard_shape(kernel.shape) == (6, 24)  # 24 inputs over fsdp = 4
 
-    for name in ("loss/matching", "loss/guidance", "loss/adversarial", "loss/fake"):
-        if name in numbers:
-            np.testing.assert_allclose(metrics[name], numbers[name], rtol=1e-4)
+    assert {"loss/matching", "loss/guidance", "loss/adversarial"} <= set(numbers)
+    for name, value in numbers.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, err_msg=name)
     for name in ("student", "fake", "discriminator"):
         pairs = zip(jax.tree.leaves(params[name]), jax.tree.leaves(expected[name]), strict=True)
-        moved = max(np.abs(a - b).max() for a, b in pairs)
-        # A step is 1e-2 in every parameter, whatever its gradient: where a gradient is all rounding
-        # its sign may differ, and elsewhere float32 sums in another order.
-        assert moved < 1e-4, name
+        # Adam's first step is 1e-2 whatever the gradient: mere rounding may turn its sign.
+        off = np.concatenate([(np.abs(a - b) > 1e-4).ravel() for a, b in pairs])
+        assert off.mean() < 1e-3, name
 
 
 def _shared(tree, mesh, axis):
