@@ -3,9 +3,9 @@
 Method:   flow matching, times of the release, one condition in seven dropped (train/dit.py). No
           pretrained nano text encoder exists, so this run trains it jointly with the rest.
 Command:  python -m train.dit --config configs/nano/dit.py        (after `make data`)
-Cost:     0.66 s a step at best on two cores. The shipped weights took 40 minutes on busy ones and
-          another route than this file, which was not yet run whole: 1,200 steps on 100 own songs and 79 recordings, then resumed for 1,163 steps on 240
-          own songs and the same recordings, `--resume changed`.
+Cost:     0.66 s a step at best on two cores. The shipped weights took 40 minutes on busy ones, by
+          another route than this file, which was not yet run whole: 1,200 steps on 100 own songs
+          and 79 recordings, then 1,163 on 240 own songs and the same, `--resume changed`.
 Expect:   held-out error 1.156 after 2,100 steps (3.2 before training; 1.6 after 1,200).
 """
 

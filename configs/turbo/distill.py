@@ -7,7 +7,7 @@ Method:   adversarial dynamic-shift distillation (train/distill.py): regression 
 Command:  python -m train.distill --config configs/turbo/distill.py --set mesh.fsdp=64
 Needs:    student and fake score with optimizer 16 bytes a parameter each, teacher 2: 54 GB over the
           mesh, and activations. The test suite traces every step at full size.
-Cost:     not run yet: no device of that size was at hand.      Expect:  unknown for the same reason.
+Cost:     not run yet: no device of that size was at hand.     Expect:  not known yet.
 """
 
 from acestep_jax.training.config import (
