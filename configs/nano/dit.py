@@ -18,7 +18,7 @@ def get_config(quick: bool = False) -> TrainDiT:
     """Gives the run; `quick` takes two steps."""
     config = TrainDiT(
         name="nano_dit",
-        num_steps=2400,
+        num_steps=3600,
         model=Model(preset="nano", text_preset="nano"),
         trained=("^dit$", "^condition_encoder$", "^null_condition$", "^text_encoder$"),
         optimizer=Optimizer(

@@ -27,11 +27,11 @@ def get_config(quick: bool = False) -> TrainVAE:
     config = TrainVAE(
         name="nano_vae",
         vae=VAES["nano"],
-        num_steps=2400,
+        num_steps=5400,
         phases=(
-            VAEPhase(num_steps=1800, kl_weight=3e-4),
+            VAEPhase(num_steps=4500, kl_weight=3e-4),
             # the latents are settled: the decoder alone learns what magnitudes leave out
-            VAEPhase(num_steps=600, adversarial_weight=0.1, matching_weight=5.0, decoder_only=True),
+            VAEPhase(num_steps=900, adversarial_weight=0.1, matching_weight=5.0, decoder_only=True),
         ),
         data=Data(batch_size=2, num_frames=17),  # 0.68 s: longer than the encoder sees at once
         magnitude_weight=2.0,  # with 1, the waveform's larger gradient leaves the treble silent
@@ -55,7 +55,7 @@ def get_config(quick: bool = False) -> TrainVAE:
         discriminator_windows=(2048, 512, 128),
         discriminator_filters=8,
         save_every=500,
-        eval_every=1000,
+        eval_every=900,
     )
     return quick_form(config) if quick else config
 
