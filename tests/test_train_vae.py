@@ -13,7 +13,7 @@ from acestep_jax.data import segments
 from acestep_jax.nn.vae import VAE, Posterior
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training import models
-from acestep_jax.training.config import TrainVAE, VAEPhase
+from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
 from configs.nano import vae as nano
 from train import vae as train_vae
 

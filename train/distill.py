@@ -40,7 +40,7 @@ from acestep_jax.training import rollout as rollout_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import state as state_lib
 from acestep_jax.training.adversary import Adversary
-from acestep_jax.training.config import Distill
+from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Array, Key, Params

@@ -30,7 +30,7 @@ from acestep_jax.training import cli, loop, models, optim
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import state as state_lib
-from acestep_jax.training.config import TrainDiT
+from acestep_jax.training.recipes.dit import TrainDiT
 from acestep_jax.training.scene import Scene
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Array, Key, Params

@@ -39,7 +39,7 @@ from acestep_jax.ops import distill, stft
 from acestep_jax.training import cli, loop, models, optim
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
-from acestep_jax.training.config import TrainVAE, VAEPhase
+from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Array, Key, Params
 from acestep_jax.units import SAMPLE_RATE

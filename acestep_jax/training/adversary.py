@@ -17,7 +17,7 @@ from acestep_jax.nn.discriminator import FeatureDiscriminator, LatentDiscriminat
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import distill, flow, losses
 from acestep_jax.training import scene as scene_lib
-from acestep_jax.training.config import Gan
+from acestep_jax.training.recipes.distill import Gan
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Key, Params
 

@@ -25,7 +25,7 @@ from acestep_jax.ops import distances, stft, timesteps
 from acestep_jax.sampling import flow, sampler
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training import models, report
-from acestep_jax.training.config import Distill
+from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Params
 

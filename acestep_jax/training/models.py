@@ -20,7 +20,9 @@ from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.config import MODELS, TEXT_ENCODERS
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
-from acestep_jax.training.config import Distill, Model, TrainDiT
+from acestep_jax.training.config import Model
+from acestep_jax.training.recipes.distill import Distill
+from acestep_jax.training.recipes.dit import TrainDiT
 from acestep_jax.typing import Array, Params
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

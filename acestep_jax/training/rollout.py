@@ -14,7 +14,7 @@ from acestep_jax.ops import distill, flow, solvers, timesteps
 from acestep_jax.ops.solvers import StepFn, VelocityFn
 from acestep_jax.sampling import flow as sampling_flow
 from acestep_jax.training import scene as scene_lib
-from acestep_jax.training.config import Distill
+from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Key, Params
 

@@ -9,16 +9,8 @@ Expect:   law to the teacher 0.22 with 8 and with 4 steps (undistilled teacher: 
           seed, 16 validation prompts, on which the recipe was also chosen.
 """
 
-from acestep_jax.training.config import (
-    Data,
-    Distill,
-    Evaluation,
-    Gan,
-    Model,
-    Optimizer,
-    Warmup,
-    toy_distillation,
-)
+from acestep_jax.training.config import Data, Model, Optimizer
+from acestep_jax.training.recipes.distill import Distill, Evaluation, Gan, Warmup, toy_distillation
 
 
 def get_config(quick: bool = False) -> Distill:

@@ -11,7 +11,8 @@ Expect:   held-out error 1.156 after 2,100 steps (3.2 before training; 1.6 after
 
 import dataclasses
 
-from acestep_jax.training.config import Data, Model, Optimizer, TrainDiT
+from acestep_jax.training.config import Data, Model, Optimizer
+from acestep_jax.training.recipes.dit import TrainDiT
 
 
 def get_config(quick: bool = False) -> TrainDiT:

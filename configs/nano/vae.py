@@ -19,7 +19,8 @@ run before its cosine, and songs and recordings were drawn 2 : 3.
 import dataclasses
 
 from acestep_jax.nn.config import VAES, VAEConfig
-from acestep_jax.training.config import Data, Optimizer, TrainVAE, VAEPhase
+from acestep_jax.training.config import Data, Optimizer
+from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
 
 
 def get_config(quick: bool = False) -> TrainVAE:

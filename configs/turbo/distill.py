@@ -10,17 +10,8 @@ Needs:    student and fake score with optimizer 16 bytes a parameter each, teach
 Cost:     not run yet: no device of that size was at hand.     Expect:  not known yet.
 """
 
-from acestep_jax.training.config import (
-    Data,
-    Distill,
-    Evaluation,
-    Gan,
-    Mesh,
-    Model,
-    Optimizer,
-    Warmup,
-    toy_distillation,
-)
+from acestep_jax.training.config import Data, Mesh, Model, Optimizer
+from acestep_jax.training.recipes.distill import Distill, Evaluation, Gan, Warmup, toy_distillation
 
 
 def get_config(quick: bool = False) -> Distill:

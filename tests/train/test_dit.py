@@ -10,7 +10,8 @@ import pytest
 
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import models
-from acestep_jax.training.config import Mesh, Optimizer, TrainDiT
+from acestep_jax.training.config import Mesh, Optimizer
+from acestep_jax.training.recipes.dit import TrainDiT
 from tests import tiny
 from tests.train import toys
 from train import dit

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from acestep_jax.data.batch import Batch
-from acestep_jax.training.config import Data, Distill, Evaluation, Gan, Optimizer, Warmup
+from acestep_jax.training.config import Data, Optimizer
+from acestep_jax.training.recipes.distill import Distill, Evaluation, Gan, Warmup
 
 OPTIMIZER = Optimizer(peak_lr=1e-2, b2=0.99)
 DISTILL = Distill(

@@ -1,0 +1,1 @@
+"""The configuration of every training method, one file a method."""
