@@ -341,7 +341,7 @@ def main(config: Distill) -> None:
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = separate(config, loaded.params)
-        frozen = jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh))
+        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
         init = functools.partial(make_state, game, frozen["teacher"])
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)

@@ -198,7 +198,7 @@ def main(config: TrainDiT) -> None:
     setting = Setting(config, loaded.networks, silence if config.covers else None)
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh))
+        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
         init = functools.partial(make_state, config, trained)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)
