@@ -11,9 +11,16 @@ A record is one safetensors buffer:
     latents            [T, C] float16   posterior mean of the mix, 25 frames a second
     std                [T, C] float16   posterior standard deviation (optional)
     stems.TRACK        [T, C] float16   posterior mean of a stem (optional)
+    codes              [Q] int32        FSQ codes of the mix, 5 a second (optional)
+    states.text        [N, Lt, D] float16   the text encoder's last states of N captions (optional)
+    states.text_mask   [N, Lt] bool     true on tokens of the prompt
+    states.lyrics      [Ll, D] float16  token embeddings of the lyrics (optional)
+    states.lyric_mask  [Ll] bool
     labels             [bytes] uint8    `labels.SongLabels` as JSON, UTF-8
 
 Prompts are tokenised when a batch is drawn, not here: task, crop and dropout change their text.
+States are therefore those of the whole song with all its metadata, for trainers that want the
+prompt of a frozen encoder without running it.
 Records are written without time stamps or hash order, so that equal songs give equal bytes.
 
 Command:  python -m acestep_jax.data.shards DIR        (checks every row and names the bad ones)
@@ -37,6 +44,8 @@ from acestep_jax.tasks import prompt
 SCHEMA = 1
 SILENCE_FRAMES = 750
 _STEM = "stems."
+_STATE = "states."
+STATE_NAMES = ("text", "text_mask", "lyrics", "lyric_mask")
 
 
 class BadRecord(ValueError):
@@ -52,12 +61,17 @@ class Record:
       latents: [T, C] float16.
       std: [T, C] float16, or None.
       stems: track name to [T, C] float16.
+      codes: [Q] int32, Q = ceil(T / 5), or None.
+      states: `text` [N, Lt, D] float16 and `text_mask` [N, Lt], one row a caption of the labels,
+        `lyrics` [Ll, D] float16 and `lyric_mask` [Ll]; all four or none.
     """
 
     labels: labels_lib.SongLabels
     latents: np.ndarray
     std: np.ndarray | None = None
     stems: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    codes: np.ndarray | None = None
+    states: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def encode_record(record: Record) -> bytes:
@@ -73,7 +87,10 @@ def encode_record(record: Record) -> bytes:
     arrays = {"latents": record.latents, "labels": np.frombuffer(text.encode(), np.uint8)}
     if record.std is not None:
         arrays["std"] = record.std
+    if record.codes is not None:
+        arrays["codes"] = record.codes
     arrays |= {_STEM + track: latents for track, latents in record.stems.items()}
+    arrays |= {_STATE + name: state for name, state in record.states.items()}
     return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
 
 
@@ -90,9 +107,13 @@ def decode_record(buffer: bytes) -> Record:
         latents = arrays.pop("latents")
     except Exception as error:  # a damaged buffer can fail in any of these parsers
         raise BadRecord(f"not a record of schema {SCHEMA}: {error}") from error
-    std = arrays.pop("std", None)
-    stems = {key.removeprefix(_STEM): value for key, value in arrays.items()}
-    return Record(labels, latents, std, stems)
+    std, codes = arrays.pop("std", None), arrays.pop("codes", None)
+    return Record(labels, latents, std, _pop(arrays, _STEM), codes, _pop(arrays, _STATE))
+
+
+def _pop(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    chosen = {name: array for name, array in arrays.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): array for name, array in chosen.items()}
 
 
 def record_problems(record: Record, channels: int | None = None) -> list[str]:
@@ -120,6 +141,40 @@ def record_problems(record: Record, channels: int | None = None) -> list[str]:
     unknown = sorted(set(record.stems) - set(prompt.TRACK_NAMES))
     if unknown:
         problems.append(f"unknown stems {unknown}")
+    return problems + _code_problems(record) + _state_problems(record)
+
+
+def _code_problems(record: Record) -> list[str]:
+    codes = record.codes
+    if codes is None:
+        return []
+    num_codes = -(-len(record.latents) // units.FRAMES_PER_CODE)
+    if codes.shape != (num_codes,) or codes.dtype != np.int32:
+        return [f"codes are {codes.dtype}{list(codes.shape)}, need int32[{num_codes}]"]
+    return [f"code {codes.min()} is negative"] if codes.min() < 0 else []
+
+
+def _state_problems(record: Record) -> list[str]:
+    states = record.states
+    if not states:
+        return []
+    if set(states) != set(STATE_NAMES):
+        return [f"states are {sorted(states)}, need all of {STATE_NAMES} or none"]
+    problems = []
+    for name, mask_name, ndim in (("text", "text_mask", 3), ("lyrics", "lyric_mask", 2)):
+        state, mask = states[name], states[mask_name]
+        if state.ndim != ndim or state.dtype != np.float16 or mask.dtype != bool:
+            problems.append(
+                f"states.{name} is {state.dtype}{list(state.shape)} with a mask of {mask.dtype}, "
+                f"needs float16 of {ndim} axes with bool"
+            )
+        elif mask.shape != state.shape[:-1]:
+            problems.append(f"states.{mask_name} is {list(mask.shape)}, unlike {name}")
+        elif not np.isfinite(state).all():
+            problems.append(f"states.{name} is not finite")
+    if len(states["text"]) != len(record.labels.captions):
+        captions = len(record.labels.captions)
+        problems.append(f"states.text has {len(states['text'])} rows for {captions} captions")
     return problems
 
 

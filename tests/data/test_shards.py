@@ -68,6 +68,37 @@ def test_records_survive_encoding_to_equal_bytes():
     np.testing.assert_array_equal(decoded.stems["drums"], record.stems["drums"])
 
 
+def test_codes_and_text_states_survive_and_are_checked():
+    record = make_record(captions=("calm piano", "slow"))
+    rng = np.random.default_rng(0)
+    states = {
+        "text": rng.standard_normal((2, 5, 4)).astype(np.float16),
+        "text_mask": np.arange(5) < [[3], [5]],
+        "lyrics": rng.standard_normal((7, 4)).astype(np.float16),
+        "lyric_mask": np.ones(7, bool),
+    }
+    codes = rng.integers(0, 1000, 40).astype(np.int32)
+    full = dataclasses.replace(record, codes=codes, states=states)
+    decoded = shards.decode_record(shards.encode_record(full))
+    np.testing.assert_array_equal(decoded.codes, codes)
+    assert set(decoded.states) == set(states)
+    for name, state in states.items():
+        np.testing.assert_array_equal(decoded.states[name], state)
+
+    def problems(**changes):
+        return "; ".join(shards.record_problems(dataclasses.replace(full, **changes)))
+
+    assert problems() == ""
+    assert "need int32[40]" in problems(codes=codes[1:])
+    assert "code -1 is negative" in problems(codes=codes - 1 - codes.min())
+    assert "need all of" in problems(states={"text": states["text"]})
+    assert "unlike lyrics" in problems(states=states | {"lyric_mask": np.ones(6, bool)})
+    nan = np.full_like(states["lyrics"], np.nan)
+    assert "states.lyrics is not finite" in problems(states=states | {"lyrics": nan})
+    one_row = {name: states[name][:1] for name in ("text", "text_mask")}
+    assert "1 rows for 2 captions" in problems(states=states | one_row)
+
+
 def test_nan_and_wrong_shapes_are_refused_by_name():
     record = make_record()
     latents = record.latents.copy()
