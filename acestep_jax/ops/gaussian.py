@@ -40,3 +40,11 @@ def flow_map(x_t: Array, t: Array | float, r: Array | float, mean: float, std: f
 def irreducible_loss(t: Array | float, std: float) -> Array:
     """Gives the least mean squared velocity error at t, per dimension: std^2 / D(t)."""
     return std**2 / noised_variance(t, std)
+
+
+def average_velocity(
+    x_t: Array, t: Array | float, r: Array | float, mean: float, std: float
+) -> Array:
+    """Averages the velocity over [r, t], r < t: u = (x_t - x_r) / (t - r), x_r from (2)."""
+    gap = flow.broadcast_time(t, x_t) - flow.broadcast_time(r, x_t)
+    return (x_t - flow_map(x_t, t, r, mean, std)) / gap
