@@ -44,8 +44,10 @@ def along_last(vector: Array, like: Array) -> Array:
 class Linear(nn.Module):
     """Computes x W + b with a float32 kernel [in, out], cast to `dtype` on use.
 
-    Where the variables hold a collection `lora` with `a` [in, r] and `b` [r, out] at this path, the
-    adapter's `scale · (x a) b` is added; `scale` is a third entry, 1 where it is absent.
+    Where the variables hold a collection `lora` with `lora_a` [in, r], `lora_b` [r, out] and `scale`
+    [r] at this path (`nn.lora.collection`), the adapter's `((x lora_a) · scale) lora_b` is added.
+    A fourth entry, `dropout` [], is the chance of an input to be dropped for the adapter, and counts
+    where a key named "dropout" is given.
     """
 
     features: int
@@ -57,7 +59,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
         y = jnp.einsum("...D,DF->...F", x, kernel.astype(self.dtype))
-        if self.has_variable("lora", "a"):
+        if self.has_variable("lora", "lora_a"):
             y = y + self._adapter(x)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -65,12 +67,16 @@ class Linear(nn.Module):
         return y
 
     def _adapter(self, x: Array) -> Array:
-        low = x @ self.get_variable("lora", "a").astype(self.dtype)
-        delta = low @ self.get_variable("lora", "b").astype(self.dtype)
-        if not self.has_variable("lora", "scale"):
-            return delta
-        scale = jax.lax.stop_gradient(self.get_variable("lora", "scale"))  # alpha / r, no weight
-        return scale.astype(self.dtype) * delta
+        lora_a, lora_b, scale = (
+            self.get_variable("lora", name).astype(self.dtype)
+            for name in ("lora_a", "lora_b", "scale")
+        )
+        if self.has_variable("lora", "dropout") and self.has_rng("dropout"):
+            kept = 1 - self.get_variable("lora", "dropout")
+            mask = jax.random.bernoulli(self.make_rng("dropout"), kept, x.shape)
+            x = jnp.where(mask, x / kept.astype(self.dtype), 0)
+        low = x @ lora_a
+        return (low * along_last(scale, low)) @ lora_b
 
 
 class RMSNorm(nn.Module):

@@ -203,7 +203,7 @@ class Qwen3(nn.Module):
         return nn.scan(
             body,
             variable_axes={"params": 0, "lora": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=self.config.num_hidden_layers,
         )

@@ -123,7 +123,7 @@ class AlternatingStack(nn.Module):
         return nn.scan(
             body,
             variable_axes={"params": 0, "lora": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=length,
         )

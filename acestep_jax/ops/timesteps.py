@@ -18,7 +18,7 @@ import numpy as np
 
 from acestep_jax.typing import Array, Key
 
-TIME_LAWS = ("max2", "single", "uniform")
+TIME_LAWS = ("max2", "single", "uniform", "turbo")
 """Laws that `sample_times` knows."""
 
 
@@ -94,7 +94,8 @@ def sample_times(
       shape: shape of the draw, usually [B].
       law: "max2", the larger of two sigmoid(N(mean, std^2)) draws, is what the released forward
         does (t median 0.536 with its constants); "single" is one such draw (median 0.401);
-        "uniform" ignores `mean` and `std`.
+        "uniform" and "turbo" ignore `mean` and `std`; the latter draws one of the eight times that
+        the released turbo model is sampled at with shift 3, as the release's adapter trainer does.
       mean: time_logit_mean, the released timestep_mu.
       std: time_logit_std, the released timestep_sigma.
 
@@ -108,6 +109,8 @@ def sample_times(
         return jax.random.uniform(key, shape, jnp.float32)
     if law == "single":
         return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape, jnp.float32))
+    if law == "turbo":
+        return jax.random.choice(key, jnp.asarray(TURBO_TIMES[3], jnp.float32), shape)
     if law == "max2":
         draws = jax.random.normal(key, (2, *shape), jnp.float32)
         return jax.nn.sigmoid(mean + std * jnp.max(draws, axis=0))

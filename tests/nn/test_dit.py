@@ -206,8 +206,8 @@ def test_lora_equals_merged_weights():
     params = variables()["params"]
     path = ("layers", "pairs", "full", "self_attn", "q_proj")
     a, b = _draw(1, 24, 2), _draw(1, 2, 32)
-    scale = np.full((1,), 0.5, np.float32)
-    adapter = _nest(path, {"a": a, "b": b, "scale": scale})
+    scale = np.full((1, 2), 0.5, np.float32)
+    adapter = _nest(path, {"lora_a": a, "lora_b": b, "scale": scale})
 
     @jax.jit
     def with_adapter(params, lora):
