@@ -34,6 +34,16 @@ def euler(
     return x_t - flow.broadcast_time(t - t_next, x_t) * velocity(x_t, t)
 
 
+def heun(
+    velocity: VelocityFn, x_t: Array, t: Array, t_next: Array, key: Array | None = None
+) -> Array:
+    """Averages the slopes at both ends of the step: second order, two evaluations."""
+    slope = velocity(x_t, t)
+    ahead = x_t - flow.broadcast_time(t - t_next, x_t) * slope
+    mean = (slope + velocity(ahead, t_next)) / 2
+    return euler(lambda *_: mean, x_t, t, t_next, key)
+
+
 def fresh_noise(source: Array, like: Array) -> Array:
     """Draws standard normal noise of `like`'s shape from one key or one key an item [B].
 

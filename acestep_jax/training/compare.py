@@ -23,6 +23,7 @@ from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
 from acestep_jax.ops import distances, stft, timesteps
 from acestep_jax.sampling import flow, sampler
+from acestep_jax.sampling.steering import Steering
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training import models, report
 from acestep_jax.training.recipes.distill import Distill
@@ -67,7 +68,8 @@ def sample(networks: Networks, system: System, scene: Scene, shift: float) -> Ar
     items, frames, channels = scene.real.shape
     seeds = system.first_seed + jnp.arange(items)
     noise = flow.initial_noise(flow.item_keys(seeds), frames, channels)
-    run = sampler.make_sampler(networks.dit, guidance_scale=system.guidance_scale)
+    run = sampler.make_sampler(networks.dit)
+    guided = system.guidance_scale != 1.0
     times = timesteps.time_grid(system.num_steps, shift)
     return run(
         system.params,
@@ -78,6 +80,7 @@ def sample(networks: Networks, system: System, scene: Scene, shift: float) -> Ar
         scene.frame_mask,
         times,
         null=scene.null,
+        steering=Steering(rule="cfg", scale=system.guidance_scale) if guided else None,
     )
 
 

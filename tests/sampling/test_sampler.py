@@ -9,17 +9,18 @@ import pytest
 
 from acestep_jax.ops import guidance, solvers, timesteps
 from acestep_jax.sampling import flow, sampler
+from acestep_jax.sampling.steering import Steering
 from tests import tiny
 
 FRAMES, CHANNELS = 11, tiny.CONFIG.audio_acoustic_hidden_dim
 
 
-def _sample(seeds, rows, *, frames=FRAMES, mask=None, stochastic=False, **options):
+def _sample(seeds, rows, *, frames=FRAMES, mask=None, stochastic=False, step=solvers.euler, **rest):
     """Samples items `rows` of one fixed set of conditions with the given seeds."""
     tokens, context = tiny.conditions(batch=3, frames=FRAMES)
     keys = flow.item_keys(jnp.asarray(seeds))
     padding = ((0, 0), (0, frames - FRAMES), (0, 0))
-    return sampler.make_sampler(tiny.networks().dit, **options)(
+    return sampler.make_sampler(tiny.networks().dit, step=step)(
         tiny.params()["dit"],
         flow.initial_noise(keys, frames, CHANNELS),
         tokens[jnp.asarray(rows)],
@@ -28,7 +29,8 @@ def _sample(seeds, rows, *, frames=FRAMES, mask=None, stochastic=False, **option
         mask,
         timesteps.time_grid(3, 3.0),
         flow.step_keys(keys, 3) if stochastic else None,
-        tiny.params()["null_condition"] if "guidance_scale" in options else None,
+        null=tiny.params()["null_condition"] if "steering" in rest else None,
+        **rest,
     )
 
 
@@ -63,7 +65,7 @@ def test_guidance_equals_two_full_evaluations_combined():
     times = timesteps.time_grid(3, 3.0)
     for t, t_next in itertools.pairwise(times):
         x = x - (t - t_next) * velocity(x, t)
-    guided = _sample([4, 5, 6], [0, 1, 2], guidance_scale=4.0)
+    guided = _sample([4, 5, 6], [0, 1, 2], steering=Steering(rule="cfg", scale=4.0))
     np.testing.assert_allclose(guided, x, atol=5e-5)
     plain = _sample([4, 5, 6], [0, 1, 2])
     assert np.abs(np.asarray(guided - plain)).max() > 0.05  # and guidance does something
@@ -71,9 +73,8 @@ def test_guidance_equals_two_full_evaluations_combined():
 
 def test_guidance_without_a_null_embedding_is_refused():
     tokens, context = tiny.conditions(batch=1, frames=FRAMES)
-    sample = sampler.make_sampler(tiny.networks().dit, guidance_scale=2.0)
-    noise = jnp.zeros((1, FRAMES, CHANNELS))
+    sample = sampler.make_sampler(tiny.networks().dit)
+    noise, times = jnp.zeros((1, FRAMES, CHANNELS)), timesteps.time_grid(2, 1.0)
+    steering = Steering(rule="cfg", scale=2.0)
     with pytest.raises(ValueError, match="needs the null embedding"):
-        sample(
-            tiny.params()["dit"], noise, tokens, None, context, None, timesteps.time_grid(2, 1.0)
-        )
+        sample(tiny.params()["dit"], noise, tokens, None, context, None, times, steering=steering)
