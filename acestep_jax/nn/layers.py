@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
 # Standard deviation 1/sqrt(inputs): at the release's width of 2,048 its initializer_range of 0.02.
@@ -64,7 +65,7 @@ class Linear(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + along_last(bias.astype(self.dtype), y)
-        return y
+        return share_batch(y)
 
     def _adapter(self, x: Array) -> Array:
         lora_a, lora_b, scale = (

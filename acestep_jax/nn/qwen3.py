@@ -18,6 +18,7 @@ from acestep_jax.nn.attention import KeyValue, TransformerLayer
 from acestep_jax.nn.config import Qwen3Config
 from acestep_jax.nn.layers import Linear, Quirks, RMSNorm
 from acestep_jax.ops import masks, rope
+from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
 
@@ -137,7 +138,7 @@ class Qwen3(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """Looks tokens [B, T] up in the embedding table, [B, T, D]."""
-        return jnp.take(self.embed_tokens, tokens, axis=0)
+        return share_batch(jnp.take(self.embed_tokens, tokens, axis=0))
 
     def logits(self, hidden: Array, rows: tuple[int, int] | None = None) -> Array:
         """Scores the next token, float32 [B, T, V].
