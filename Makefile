@@ -88,7 +88,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "import site; site.addsitedir('$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > $$(.venv-torch/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/acestep_jax_base.pth
 	@echo "Installing PyTorch into .venv-torch ..."
-	@.venv-torch/bin/python $(INSTALL) torch==2.13.0 diffusers==0.42.1
+	@.venv-torch/bin/python $(INSTALL) torch==2.13.0 diffusers==0.42.1 peft==0.21.2
 	@touch $@
 
 # The versions that were tested together, for every Python at once, without PyTorch's own pins.

@@ -45,10 +45,10 @@ def along_last(vector: Array, like: Array) -> Array:
 class Linear(nn.Module):
     """Computes x W + b with a float32 kernel [in, out], cast to `dtype` on use.
 
-    Where the variables hold a collection `lora` with `lora_a` [in, r], `lora_b` [r, out] and `scale`
-    [r] at this path (`nn.lora.collection`), the adapter's `((x lora_a) · scale) lora_b` is added.
-    A fourth entry, `dropout` [], is the chance of an input to be dropped for the adapter, and counts
-    where a key named "dropout" is given.
+    Where the variables hold a collection `lora` (`nn.lora.collection`) with `lora_a` [in, r],
+    `lora_b` [r, out] and `scale` [r] at this path, the adapter's `((x lora_a) · scale) lora_b` is
+    added. A fourth entry, `dropout` [], is the chance of an input to be dropped for the adapter; it
+    counts where a key named "dropout" is given.
     """
 
     features: int
