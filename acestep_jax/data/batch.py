@@ -1,6 +1,7 @@
 """What a training step receives: one dataclass, every field with its shape and range."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +15,8 @@ class Batch:
     """A batch of clips with what conditions them.
 
     B items, T latent frames (25 Hz), C latent channels, F frames of timbre reference, Lt caption
-    tokens, Ll lyric tokens. Text is padded on the right.
+    tokens, Ll lyric tokens, Q codes (5 Hz). Text is padded on the right. T, Ll and B are those of
+    the batch's bucket.
 
     Attributes:
       latents: [B, T, C] float32, what the model learns to generate; silence beyond the clip's end.
@@ -23,8 +25,12 @@ class Batch:
       edit_mask: [B, T] float32, 1 where the model must generate.
       text_tokens, text_mask: [B, Lt] int32 and bool, the caption prompt.
       lyric_tokens, lyric_mask: [B, Ll] int32 and bool, the lyric prompt.
-      timbre_latents: [B, F, C] float32, another part of the same song, or silence.
+      timbre_latents: [B, F, C] float32, another part of the same recording, or silence.
       is_cover: [B] bool, whether the source goes through the 5 Hz codes.
+      task: [B] int32, which of `tasks.edits.TASKS`; for the log, no network reads it.
+      text_states, lyric_states: [B, Lt, D] and [B, Ll, D] float16, what a frozen text encoder made
+        of the prompts beforehand, or None.
+      codes: [B, Q] int32, the 5 Hz codes of covers' sources, -1 where there are none; or None.
     """
 
     latents: Array
@@ -37,9 +43,16 @@ class Batch:
     lyric_mask: Array
     timbre_latents: Array
     is_cover: Array
+    task: Array | None = None
+    text_states: Array | None = None
+    lyric_states: Array | None = None
+    codes: Array | None = None
 
 
-def stack_examples(examples: list[dict[str, np.ndarray]]) -> Batch:
-    """Stacks examples, dictionaries with the fields of a batch without B, into a batch."""
-    names = [field.name for field in dataclasses.fields(Batch)]
+def stack_examples(examples: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+    """Stacks examples, mappings with the fields of a batch without B, into a batch.
+
+    Fields that examples may lack stay None; keys that are no fields are left out.
+    """
+    names = [field.name for field in dataclasses.fields(Batch) if field.name in examples[0]]
     return Batch(**{name: np.stack([example[name] for example in examples]) for name in names})

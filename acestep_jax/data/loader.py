@@ -1,30 +1,56 @@
 """Deterministic, resumable, sharded batches through a grain pipeline.
 
-Batch n depends on (seed, n) alone. With B examples a batch over all processes, process p of P reads
-block n P + p of B / P examples from one global shuffled order, so that neither the number of
-processes nor that of worker processes changes what is trained on; the position is one number, which
+Batch n depends on the seed, the data and n alone: its bucket, its examples, and all that is drawn
+for them. With B examples a batch over all processes, process p of P reads block n P + p of B / P
+examples from its bucket's one global shuffled order, so that neither the number of processes nor
+that of worker processes or threads changes what is trained on; the position is one number, which
 checkpoints keep.
+
+    windows of a folder -> shuffled, repeated -> examples --+
+    windows of another  -> shuffled, repeated -> examples --+-> batches of a bucket --+
+                                             ...            +-> batches of another  --+-> batch n
+
+A song that cannot be trained on is replaced: another window of the same folder and bucket is drawn
+from the example's own generator, and the bad song is named once in the log (`ledger.py`).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from absl import logging
 
 from acestep_jax.data import batch as batch_lib
-from acestep_jax.data import sources, transforms
+from acestep_jax.data import ledger as ledger_lib
+from acestep_jax.data import mixture, shards, sources, transforms
+from acestep_jax.tasks.tokens import load_tokenizer
 
 NANO_TOKENIZER = str(sources.EMBEDDED.parent / "text_encoder")
+MAX_PASSED = 64
+"""An example is looked for in so many songs; if none will do, something is wrong with the data."""
+_NO_TASK = -2
 
 
 class DataConfig(Protocol):
-    """The fields that are read from `training.config.Data`."""
+    """The fields that are read from `training.config.Data`, which describes them."""
 
     shards: str
     batch_size: int
     num_frames: int
+    text_tokens: int
+    lyric_tokens: int
+    timbre_frames: int
     num_workers: int
     num_threads: int
+    shard_weights: tuple[float, ...]
+    buckets: tuple[tuple[int, int, int], ...]
+    tasks: tuple[tuple[str, float], ...]
+    repaint_share: tuple[float, float]
+    timbre_share: float
+    metadata_dropout: float
+    precomputed: tuple[str, ...]
+    max_bad_share: float
 
 
 def make_batches(
@@ -46,53 +72,139 @@ def make_batches(
       split: train, validation or test.
       tokenizer: folder of the text encoder's tokenizer; the nano family's by default.
       process_index, process_count: by default those of `jax.distributed`.
-      **example: fields of `transforms.ExampleSpec` that differ from their defaults.
+      **example: fields of `transforms.ExampleSpec` to have otherwise than the configuration.
 
     Raises:
-      ValueError: if the processes cannot share a batch evenly.
+      ValueError: if the processes cannot share a batch evenly, or the folders' weights are not one
+        a folder.
       FileNotFoundError: if there are no such shards.
+      TooManyBadSongs: if too many songs lie in files that cannot be opened.
     """
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
-    if config.batch_size % count:
-        raise ValueError(
-            f"data.batch_size={config.batch_size} cannot be shared by {count} processes; "
-            "use a multiple."
-        )
-    if config.shards == "synthetic":
-        windows = sources.Synthetic(config.num_frames, seed=seed)
-    else:
-        windows = sources.Windows(sources.resolve_folders(config.shards), split, config.num_frames)
-    spec = transforms.ExampleSpec(num_frames=config.num_frames, **example)
-    maker = _MakeExample(spec, windows.silence_latent[0], tokenizer or NANO_TOKENIZER)
+    buckets = _buckets(config, example)
+    for bucket in buckets:
+        if bucket.batch_size % count:
+            raise ValueError(
+                f"a batch of {bucket.batch_size} examples (data.batch_size, data.buckets) cannot "
+                f"be shared by {count} processes; use a multiple."
+            )
+    songs = _open_songs(config, seed, split, max(bucket.num_frames for bucket in buckets))
+    streams = mixture.plan(songs, buckets, config.shard_weights)
+    specs = [_spec(config, bucket, example) for bucket in buckets]
+    folder = tokenizer or NANO_TOKENIZER
+    makers = [_MakeExample(songs, s.windows, specs[s.bucket], folder) for s in streams]
     return Batches(
-        windows,
-        maker,
+        songs,
+        list(zip(streams, makers)),
+        buckets,
         seed=seed,
-        local_size=config.batch_size // count,
         process=(index, count),
-        num_workers=config.num_workers,
-        num_threads=config.num_threads,
+        workers=(config.num_workers, config.num_threads),
+        max_bad_share=config.max_bad_share,
     )
 
 
-class _MakeExample:
-    """Calls `transforms.make_example`; opens the tokenizer where it is used, once a process."""
+def _buckets(config: DataConfig, example: Mapping[str, Any]) -> list[mixture.Bucket]:
+    lyric_tokens = example.get("lyric_tokens", config.lyric_tokens)
+    single = config.num_frames, lyric_tokens, config.batch_size
+    return [mixture.Bucket(*bucket) for bucket in config.buckets or (single,)]
 
-    def __init__(self, spec: transforms.ExampleSpec, silence: np.ndarray, tokenizer: str) -> None:
-        self._spec, self._silence, self._folder = spec, silence, tokenizer
+
+def _spec(
+    config: DataConfig, bucket: mixture.Bucket, example: Mapping[str, Any]
+) -> transforms.ExampleSpec:
+    fields = {
+        "text_tokens": config.text_tokens,
+        "timbre_frames": config.timbre_frames,
+        "timbre_share": config.timbre_share,
+        "metadata_dropout": config.metadata_dropout,
+        "tasks": config.tasks,
+        "repaint_share": config.repaint_share,
+        "states": "states" in config.precomputed,
+        "codes": "codes" in config.precomputed,
+        **example,
+        "num_frames": bucket.num_frames,
+        "lyric_tokens": bucket.lyric_tokens,
+    }
+    return transforms.ExampleSpec(**fields)
+
+
+def _open_songs(
+    config: DataConfig, seed: int, split: str, num_frames: int
+) -> sources.Songs | sources.Synthetic:
+    if config.shards == "synthetic":
+        return sources.Synthetic(num_frames, seed=seed)
+    folders = sources.resolve_folders(config.shards)
+    if config.shard_weights and len(config.shard_weights) != len(folders):
+        raise ValueError(
+            f"data.shards names {len(folders)} folders and data.shard_weights has "
+            f"{len(config.shard_weights)} numbers; give one a folder, or none."
+        )
+    return sources.Songs(folders, split)
+
+
+class _MakeExample:
+    """Makes the example of a window, or of another if that one's song is not fit for any.
+
+    Opens the tokenizer where it is used, once a process.
+    """
+
+    def __init__(
+        self,
+        songs: sources.SongSource,
+        windows: sources.Windows,
+        spec: transforms.ExampleSpec,
+        tokenizer: str,
+    ) -> None:
+        self._songs, self._windows, self._spec, self._folder = songs, windows, spec, tokenizer
+        self._silence = songs.silence_latent[0]
         self._tokenizer = None
 
-    def __call__(self, element: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, window: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self._tokenizer is None:
-            self._tokenizer = transforms.load_tokenizer(self._folder)
-        record, first = element
+            self._tokenizer = load_tokenizer(self._folder)
+        passed = np.full(MAX_PASSED, -1, np.int32)
+        for i in range(MAX_PASSED):
+            song, first = window
+            try:
+                return self._make(song, first, rng) | {"passed": passed}
+            except shards.BadRecord as error:
+                passed[i], reason = song, error
+            except transforms.NoTask as error:
+                passed[i], reason = _NO_TASK, error
+            window = self._windows[int(rng.integers(len(self._windows)))]
+        raise ledger_lib.TooManyBadSongs(
+            f"{MAX_PASSED} songs were drawn for one example and none of them would do; the last: "
+            f"{self._songs.place(song)}: {reason}. Tasks in training: {dict(self._spec.tasks)}; "
+            "tasks on stems need a folder of songs that have them."
+        )
+
+    def _make(self, song: int, first: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        record = self._songs.record(song)
         return transforms.make_example(
             record, first, self._spec, self._silence, self._tokenizer, rng
         )
 
+    def explain(self, song: int) -> str:
+        """Names a bad song and says what is wrong with it."""
+        try:
+            transforms.require_precomputed(self._songs.record(song), self._spec)
+        except shards.BadRecord as error:
+            return f"{self._songs.place(song)}: {error}"
+        return f"{self._songs.place(song)}: it could not be read a moment ago"
+
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tokenizer": None}
+
+
+def _stack(examples: Sequence[dict[str, np.ndarray]]) -> tuple[batch_lib.Batch, dict]:
+    """Stacks examples into a batch, and beside it what the ledger counts."""
+    notes = {name: np.stack([example[name] for example in examples]) for name in _NOTES}
+    return batch_lib.stack_examples(examples), notes
+
+
+_NOTES = ("task", "wanted", "passed")
 
 
 class Batches:
@@ -100,36 +212,54 @@ class Batches:
 
     def __init__(
         self,
-        windows: sources.Windows | sources.Synthetic,
-        maker: _MakeExample,
+        songs: sources.Songs | sources.Synthetic,
+        streams: Sequence[tuple[mixture.Stream, _MakeExample]],
+        buckets: Sequence[mixture.Bucket],
         *,
         seed: int,
-        local_size: int,
         process: tuple[int, int],
-        num_workers: int,
-        num_threads: int,
+        workers: tuple[int, int],
+        max_bad_share: float,
     ) -> None:
         """See `make_batches`."""
-        import grain
-
-        self.windows = windows
-        self._process, self._size = process, local_size * process[1]
-        self._workers, self._threads = num_workers, num_threads
+        self.songs, self.buckets = songs, tuple(buckets)
+        self._streams = [stream for stream, _ in streams]
         self._position = 0
         self._iterator: Any = None
-        self._blocks = (
-            grain.MapDataset.source(windows)
-            .seed(seed)
-            .shuffle()
-            .repeat()
-            .random_map(maker)
-            .batch(local_size, batch_fn=batch_lib.stack_examples)
-        )
+        self._workers, self._threads = workers
+        maker = streams[0][1]
+        self.ledger = ledger_lib.Ledger(len(songs), max_bad_share, maker.explain, songs.lost)
+        self._blocks = self._mix(streams, seed, *process)
+
+    def _mix(
+        self,
+        streams: Sequence[tuple[mixture.Stream, _MakeExample]],
+        seed: int,
+        index: int,
+        count: int,
+    ) -> Any:
+        """Builds the endless sequence of this process's blocks."""
+        import grain
+
+        of_buckets = []
+        for number, bucket in enumerate(self.buckets):
+            parts, shares = [], []
+            for place, (stream, maker) in enumerate(streams):
+                if stream.bucket == number:
+                    part = grain.MapDataset.source(stream.windows).seed(_seed(seed, place))
+                    parts.append(part.shuffle().repeat().random_map(maker))
+                    shares.append(stream.share)
+            if parts:
+                examples = grain.MapDataset.mix(parts, shares) if len(parts) > 1 else parts[0]
+                blocks = examples.batch(bucket.batch_size // count, batch_fn=_stack)
+                of_buckets.append(blocks[index::count])
+        shares = [share for share in mixture.batch_shares(self._streams, self.buckets) if share]
+        return grain.MapDataset.mix(of_buckets, shares) if len(of_buckets) > 1 else of_buckets[0]
 
     @property
     def silence_latent(self) -> np.ndarray:
         """Encoded silence [1, S, C] of the shards."""
-        return self.windows.silence_latent
+        return self.songs.silence_latent
 
     def __iter__(self) -> "Batches":
         return self
@@ -137,7 +267,8 @@ class Batches:
     def __next__(self) -> batch_lib.Batch:
         if self._iterator is None:
             self._iterator = self._open()
-        batch = next(self._iterator)
+        batch, notes = next(self._iterator)
+        self.ledger.add(**notes)
         self._position += 1
         return batch
 
@@ -145,38 +276,56 @@ class Batches:
         """Starts reading at the current position."""
         import grain
 
-        index, count = self._process
-        mine = self._blocks[self._position * count + index :: count]
         # without threads, reading runs in line: no batch is made before it is asked for
         options = grain.ReadOptions(
             num_threads=self._threads, prefetch_buffer_size=2 * self._threads
         )
-        dataset = mine.to_iter_dataset(options)
+        dataset = self._blocks[self._position :].to_iter_dataset(options)
         if self._workers:
             workers = grain.MultiprocessingOptions(num_workers=self._workers)
             dataset = dataset.mp_prefetch(workers)
         return iter(dataset)
 
-    def get_state(self) -> dict[str, int]:
-        """Gives the position: how many batches were handed out, of how many examples."""
-        return {"position": self._position, "batch_size": self._size}
+    def get_state(self) -> dict[str, Any]:
+        """Gives the position: how many batches were handed out, of what."""
+        return {"position": self._position, "plan": self._plan()}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes to a position from `get_state`, of any number of processes or workers.
 
         Raises:
-          ValueError: if the batches had another size.
+          ValueError: if the batches had other shapes.
         """
-        if state["batch_size"] != self._size:
+        saved, plan = state["plan"], self._plan()
+        if saved["buckets"] != plan["buckets"]:
             raise ValueError(
-                f"the position counts batches of {state['batch_size']} examples, this run makes "
-                f"batches of {self._size}; resume with the same data.batch_size."
+                f"the position counts batches of (frames, lyric tokens, examples) "
+                f"{saved['buckets']}, this run makes {plan['buckets']}; resume with the same "
+                "data.batch_size and data.buckets."
+            )
+        if saved["streams"] != plan["streams"]:
+            logging.warning(
+                "The songs are not those that this position was saved with (%s, now %s): the run "
+                "goes on with other batches than it would have seen.",
+                saved["streams"],
+                plan["streams"],
             )
         self.close()
         self._position = state["position"]
+
+    def _plan(self) -> dict[str, list]:
+        return {
+            "buckets": [[b.num_frames, b.lyric_tokens, b.batch_size] for b in self.buckets],
+            "streams": [f"{s.windows!r} x {s.share:.6g}" for s in self._streams],
+        }
 
     def close(self) -> None:
         """Stops reading ahead; the next batch starts it again."""
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None
+
+
+def _seed(seed: int, stream: int) -> int:
+    """Gives each stream a seed of its own, so that no two draw alike; 32 bits, as grain wants."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])

@@ -1,12 +1,15 @@
-"""Where examples come from: windows into the songs of one or more folders of shards."""
+"""Where examples come from: the songs of folders of shards, and windows into them."""
 
 import bisect
+import concurrent.futures
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from absl import logging
 
 import acestep_jax
 from acestep_jax import units
@@ -15,6 +18,8 @@ from acestep_jax.data import shards
 
 EMBEDDED = pathlib.Path(acestep_jax.__file__).parent / "assets" / "nano" / "shards"
 """The shards of our own songs that ship with the package."""
+CACHE_BYTES = 256 * 2**20
+"""Sets of files up to this size are kept in memory: parsing a record costs more than its use."""
 _WORDS = ("calm", "lively", "dark", "bright")
 
 
@@ -38,116 +43,246 @@ def resolve_folders(spec: str) -> list[pathlib.Path]:
     return folders
 
 
-class Windows:
-    """A random-access source of (record, first frame): every song, cut into windows of one length.
+class SongSource(Protocol):
+    """Songs by number.
 
-    A song of n windows appears n times, so that long songs are heard in proportion; the loader
-    moves each window by a random part of its length. Songs shorter than a window appear once.
+    Attributes:
+      frames: length of every song in latent frames, known without reading any.
+      folder_of: number of the folder that each song comes from.
+      silence_latent: encoded silence [1, S, C].
+      lost: songs known to be unreadable before any is read.
     """
 
-    def __init__(self, folders: Sequence[pathlib.Path], split: str, num_frames: int) -> None:
+    frames: Sequence[int]
+    folder_of: Sequence[int]
+    silence_latent: np.ndarray
+    lost: Sequence[int]
+
+    def record(self, song: int) -> shards.Record:
+        """Reads one song; raises BadRecord if it is not fit to train on."""
+        ...
+
+    def place(self, song: int) -> str:
+        """Says where a song is stored, readable or not."""
+        ...
+
+
+class Songs:
+    """The songs of one split in one or more folders of shards.
+
+    A file that cannot be opened costs its own songs only: they stay in the count, so that the order
+    of all others is the same as with the whole file, and are refused one by one when asked for.
+    """
+
+    def __init__(self, folders: Sequence[pathlib.Path], split: str) -> None:
         """Finds the shards of a split; lengths come from the folders' tables.
 
         Args:
           folders: folders of shards; their latents must come from one autoencoder.
           split: train, validation or test.
-          num_frames: length of a window.
 
         Raises:
           FileNotFoundError: if no folder has the split.
-          ValueError: if the folders' latents differ in channels or in encoded silence.
+          ValueError: if the folders' latents differ in channels or in encoded silence, or a folder
+            has not the songs its table lists.
         """
-        self._files = [str(f) for folder in folders for f in shards.shard_files(folder, split)]
-        if not self._files:
-            raise FileNotFoundError(f"no songs of split {split!r} in {[str(f) for f in folders]}")
-        self.num_frames = num_frames
         self.silence_latent = _common_silence(folders)
-        tables = [shards.read_table(folder) for folder in folders]
-        self._frames = [n for table in tables for n in table["frames"].get(split, [])]
-        self._ends = np.cumsum([max(1, n // num_frames) for n in self._frames]).tolist()
+        self.frames: list[int] = []
+        self.folder_of: list[int] = []
+        self._files: list[_File] = []
+        for number, folder in enumerate(folders):
+            frames = shards.read_table(folder)["frames"].get(split, [])
+            self._files += _count_rows(folder, split, len(frames))
+            self.frames += frames
+            self.folder_of += [number] * len(frames)
+        if not self.frames:
+            raise FileNotFoundError(f"no songs of split {split!r} in {[str(f) for f in folders]}")
+        rows = np.array([file.rows for file in self._files])
+        self._ends = np.cumsum(rows).tolist()
+        readable = rows * [not file.problem for file in self._files]
+        self._first_rows = (np.cumsum(readable) - readable).tolist()
+        self._small = sum(file.path.stat().st_size for file in self._files) <= CACHE_BYTES
 
     def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> tuple[shards.Record, int]:
-        song = bisect.bisect_right(self._ends, index)
-        first = index - (self._ends[song - 1] if song else 0)
-        return self.record(song), first * self.num_frames
-
-    def __repr__(self) -> str:
-        return f"Windows({self._files}, {self.num_frames})"  # grain names sources by their repr
-
-    @property
-    def num_songs(self) -> int:
-        """How many songs the windows are cut from."""
-        return len(self._ends)
-
-    @functools.cached_property
-    def _reader(self) -> Any:
-        from array_record.python import array_record_data_source
-
-        return array_record_data_source.ArrayRecordDataSource(self._files)
-
-    @functools.cached_property
-    def _read(self) -> Callable[[int], shards.Record]:
-        # parsing a record costs more than the example made of it; small sets stay in memory
-        return functools.lru_cache(maxsize=128)(
-            lambda song: shards.decode_record(self._reader[song])
-        )
+        return len(self.frames)
 
     def record(self, song: int) -> shards.Record:
-        """Reads one song."""
+        """Reads one song.
+
+        Raises:
+          BadRecord: if it cannot be read, or must not be trained on.
+        """
         return self._read(song)
+
+    def place(self, song: int) -> str:
+        """Names a song's file and row."""
+        number, row = self._locate(song)
+        path = self._files[number].path
+        return f"{path.parent.name}/{path.name}[{row}]"
+
+    @property
+    def lost(self) -> list[int]:
+        """The songs of files that cannot be opened."""
+        places = ((song, self._locate(song)[0]) for song in range(len(self)))
+        return [song for song, number in places if self._files[number].problem]
 
     def all_records(self) -> Iterator[shards.Record]:
         """Reads every song in order."""
-        return (self.record(song) for song in range(self.num_songs))
+        return (self.record(song) for song in range(len(self)))
+
+    def _locate(self, song: int) -> tuple[int, int]:
+        number = bisect.bisect_right(self._ends, song)
+        return number, song - (self._ends[number - 1] if number else 0)
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        # one reader for all files: it opens each on its first use
+        healthy = [str(file.path) for file in self._files if not file.problem]
+        return _open(healthy)
+
+    @functools.cached_property
+    def _read(self) -> Callable[[int], shards.Record]:
+        return functools.lru_cache(maxsize=None)(self._parse) if self._small else self._parse
+
+    def _parse(self, song: int) -> shards.Record:
+        number, row = self._locate(song)
+        if self._files[number].problem:
+            raise shards.BadRecord(self._files[number].problem)
+        try:
+            buffer = self._reader[self._first_rows[number] + row]
+        except Exception as error:  # the reader's own errors share no base class
+            raise shards.BadRecord(f"cannot be read ({error})") from error
+        record = shards.decode_record(buffer)
+        problems = shards.record_problems(record, self.silence_latent.shape[-1])
+        if len(record.latents) != self.frames[song]:
+            problems.append(f"{len(record.latents)} frames, dataset.json says {self.frames[song]}")
+        if problems:
+            raise shards.BadRecord(f"{record.labels.name}: " + "; ".join(problems))
+        return record
+
+    def __repr__(self) -> str:
+        return f"Songs({[str(file.path) for file in self._files]})"
 
     def __getstate__(self) -> dict:
         # worker processes open the files anew
         return {k: v for k, v in self.__dict__.items() if k not in ("_reader", "_read")}
 
 
+class _File:
+    """One shard: its path, its number of rows, and why it cannot be opened, if so."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path, self.rows, self.problem = path, 0, ""
+        try:
+            with _open([str(path)]) as reader:
+                self.rows = len(reader)
+        except Exception as error:  # the reader's own errors share no base class
+            self.problem = f"the file cannot be opened ({error})"
+
+
+def _open(paths: Sequence[str]) -> Any:
+    from array_record.python import array_record_data_source
+
+    return array_record_data_source.ArrayRecordDataSource(paths)
+
+
+def _count_rows(folder: pathlib.Path, split: str, expected: int) -> list[_File]:
+    """Opens the shards of a split and accounts for every song of the table.
+
+    Songs that no readable file holds belong to the broken ones, in equal parts: shards are equally
+    long but for the last.
+
+    Raises:
+      ValueError: if the numbers do not work out.
+    """
+    with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+        files = list(pool.map(_File, shards.shard_files(folder, split)))
+    broken = [file for file in files if file.problem]
+    missing = expected - sum(file.rows for file in files)
+    if missing < 0 or (missing and (not broken or missing % len(broken))):
+        detail = f"; {len(broken)} of its files cannot be opened" if broken else ""
+        raise ValueError(
+            f"{folder} holds {expected - missing} songs of split {split!r}, its dataset.json lists "
+            f"{expected}{detail}. `python -m acestep_jax.data.shards {folder}` names what is wrong;"
+            " prepare the folder anew."
+        )
+    for file in broken:
+        file.rows = missing // len(broken)
+        logging.error("%s: %s; its %d songs are left out.", file.path, file.problem, file.rows)
+    return files
+
+
+class Windows:
+    """A random-access source of (song, first frame): chosen songs, cut into windows of one length.
+
+    A song of n windows appears n times, so that long songs are heard in proportion; the loader
+    moves each window by a random part of its length. Songs shorter than a window appear once.
+    """
+
+    def __init__(self, songs: SongSource, chosen: Sequence[int], num_frames: int) -> None:
+        """Cuts the chosen songs into windows of `num_frames`."""
+        self.num_frames = num_frames
+        self._songs = list(chosen)
+        counts = [max(1, songs.frames[song] // num_frames) for song in self._songs]
+        self._ends = np.cumsum(counts).tolist()
+        content = np.array([self._songs, counts, [songs.frames[song] for song in self._songs]])
+        self._digest = hashlib.sha256(content.astype("<i8").tobytes()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        place = bisect.bisect_right(self._ends, index)
+        first = index - (self._ends[place - 1] if place else 0)
+        return self._songs[place], first * self.num_frames
+
+    def __repr__(self) -> str:
+        # grain names sources by their repr, and a saved position is compared by it
+        return f"Windows({len(self)} of {self.num_frames}, {self._digest})"
+
+
 class Synthetic:
     """Songs that are made up on the spot, for tests: latents of unit variance, captions of words.
 
-    The mean of a song's latents depends on its caption, so that there is something to learn.
+    The mean of a song's latents depends on its caption, so that there is something to learn. Every
+    second song has two stems, whose latents add up to its own.
     """
 
     def __init__(
         self, num_frames: int, *, seed: int, num_songs: int = 16, channels: int = 64
     ) -> None:
         """Fixes the number of songs; each has room for a window and a reference."""
-        self.num_frames, self.num_songs = num_frames, num_songs
         self._seed, self._channels = seed, channels
+        self.frames = [3 * max(num_frames, 128)] * num_songs
+        self.folder_of, self.lost = [0] * num_songs, []
         self.silence_latent = np.zeros((1, shards.SILENCE_FRAMES, channels), np.float32)
 
     def __len__(self) -> int:
-        return self.num_songs
+        return len(self.frames)
 
-    def __getitem__(self, index: int) -> tuple[shards.Record, int]:
-        return self.record(index), 0
-
-    def __repr__(self) -> str:
-        return f"Synthetic({self.num_frames}, {self._seed}, {self.num_songs}, {self._channels})"
+    def place(self, song: int) -> str:
+        """Names a song."""
+        return f"synthetic[{song}]"
 
     def record(self, song: int) -> shards.Record:
         """Makes up one song."""
         rng = np.random.default_rng([self._seed, song])
-        num_frames = 3 * max(self.num_frames, 128)
+        shape = self.frames[song], self._channels
         word = _WORDS[song % len(_WORDS)]
         mean = np.random.default_rng(song % len(_WORDS)).standard_normal(self._channels)
-        latents = 0.5 * mean + 0.87 * rng.standard_normal((num_frames, self._channels))
+        latents = (0.5 * mean + 0.87 * rng.standard_normal(shape)).astype(np.float16)
         labels = labels_lib.SongLabels(
             name=f"synthetic-{song}",
             group=f"synthetic-{song}",
             split="train",
-            seconds=num_frames / units.FRAME_RATE,
+            seconds=shape[0] / units.FRAME_RATE,
             captions=(f"{word} music", f"music, {word}"),
             bpm=60 + 5 * song,
             instrumental=True,
         )
-        return shards.Record(labels, latents.astype(np.float16))
+        drums = (latents * np.float16(0.5)).astype(np.float16)
+        stems = {"drums": drums, "strings": latents - drums} if song % 2 else {}
+        return shards.Record(labels, latents, None, stems)
 
 
 def _common_silence(folders: Sequence[pathlib.Path]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a window into a song to an example: crop, words, prompt, reference, task.
+"""From a window into a song to an example: task, crop, words, prompt, reference.
 
 Every random choice comes from the generator that is passed in, which the loader derives from the
 seed and the example's number alone.
@@ -11,8 +11,17 @@ import tokenizers
 
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
-from acestep_jax.data import shards
-from acestep_jax.tasks import prompt
+from acestep_jax.data import mixture, shards
+from acestep_jax.tasks import edits, prompt
+from acestep_jax.tasks.edits import silence_frames
+from acestep_jax.tasks.tokens import load_tokenizer, tokenize
+
+__all__ = ["ExampleSpec", "NoTask", "clip_lyrics", "crop", "make_example", "prompts"]
+__all__ += ["load_tokenizer", "require_precomputed", "silence_frames", "tokenize"]
+
+
+class NoTask(ValueError):
+    """A song that allows none of the tasks in training, for instance for want of stems."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +35,10 @@ class ExampleSpec:
       timbre_frames: length of the reference (F).
       timbre_share: chance of a reference from elsewhere in the song; else it is silence.
       metadata_dropout: chance of each of bpm, key and metre to be left out of the prompt.
+      tasks: (name, weight) pairs.
+      repaint_share: shortest and longest span to repaint, as shares of the clip.
+      states: take the prompts' states from the record: those of the whole song, whatever the clip.
+      codes: take the 5 Hz codes of covers from the record; clips then start where a code does.
     """
 
     num_frames: int = 128
@@ -34,6 +47,10 @@ class ExampleSpec:
     timbre_frames: int = 128
     timbre_share: float = 0.5
     metadata_dropout: float = 0.1
+    tasks: tuple[tuple[str, float], ...] = (("text2music", 1.0),)
+    repaint_share: tuple[float, float] = (0.1, 0.9)
+    states: bool = False
+    codes: bool = False
 
 
 def make_example(
@@ -44,7 +61,7 @@ def make_example(
     tokenizer: tokenizers.Tokenizer,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Makes one text2music example: the fields of `batch.Batch` without the batch axis.
+    """Makes one example: the fields of `batch.Batch` without B, and `wanted`, the first task drawn.
 
     Args:
       record: the song.
@@ -52,37 +69,61 @@ def make_example(
       spec: lengths and chances.
       silence: [S, C], encoded silence; repeated where it is too short.
       tokenizer: of the text encoder.
-      rng: draws crop, caption, dropout and reference.
+      rng: draws task, tracks, crop, caption, dropout and reference.
+
+    Raises:
+      NoTask: if the song allows none of the tasks.
+      BadRecord: if it lacks states or codes that are asked for.
     """
-    start = _draw_start(record, first, spec.num_frames, rng)
-    clip, frame_mask = crop(record, start, spec.num_frames, silence, rng)
+    require_precomputed(record, spec)
+    task = mixture.draw_task(list(record.stems), spec.tasks, rng)
+    if task is None:
+        raise NoTask(f"{record.labels.name} has {len(record.stems)} stems")
+    start = _draw_start(record, first, spec, rng)
+    latents, std = _track(record, task.generated)
+    clip, frame_mask = crop(latents, std, start, spec.num_frames, silence, rng)
     end = start + int(frame_mask.sum())
-    text, lyrics = prompts(record.labels, start, end, spec.metadata_dropout, rng)
-    text_tokens, text_mask = tokenize(tokenizer, text, spec.text_tokens)
-    lyric_tokens, lyric_mask = tokenize(tokenizer, lyrics, spec.lyric_tokens)
+    edit = _edit(record, task, clip, (start, end), spec, silence, rng)
+    text = _text(record, task, (start, end), spec, tokenizer, rng)
+    if spec.codes:
+        text["codes"] = _codes(record, task, (start, end), spec)
     return {
         "latents": clip,
         "frame_mask": frame_mask,
-        "source_latents": silence_frames(silence, spec.num_frames),
-        "edit_mask": np.ones(spec.num_frames, np.float32),
-        "text_tokens": text_tokens,
-        "text_mask": text_mask,
-        "lyric_tokens": lyric_tokens,
-        "lyric_mask": lyric_mask,
-        "timbre_latents": _timbre(record, start, end, spec, silence, rng),
-        "is_cover": np.zeros((), bool),
+        **edit._asdict(),
+        **text,
+        "timbre_latents": _timbre(latents, start, end, spec, silence, rng),
+        "task": np.array(edits.TASKS.index(task.name), np.int32),
+        "wanted": np.array(edits.TASKS.index(task.wanted), np.int32),
     }
 
 
+def require_precomputed(record: shards.Record, spec: ExampleSpec) -> None:
+    """Refuses a record that lacks states or codes that are asked for, with BadRecord."""
+    for name, wanted, found in (
+        ("text states", spec.states, bool(record.states)),
+        ("codes", spec.codes, record.codes is not None),
+    ):
+        if wanted and not found:
+            raise shards.BadRecord(f"{record.labels.name}: has no {name}; prepare it with them")
+
+
 def _draw_start(
-    record: shards.Record, first: int, num_frames: int, rng: np.random.Generator
+    record: shards.Record, first: int, spec: ExampleSpec, rng: np.random.Generator
 ) -> int:
-    latest = max(0, len(record.latents) - num_frames)
-    return min(first + int(rng.integers(num_frames)), latest)
+    latest = max(0, len(record.latents) - spec.num_frames)
+    start = min(first + int(rng.integers(spec.num_frames)), latest)
+    return start - start % units.FRAMES_PER_CODE if spec.codes else start
+
+
+def _track(record: shards.Record, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Gives latents and deviations of a track, or of the mix; stems are stored by their means."""
+    return (record.stems[name], None) if name else (record.latents, record.std)
 
 
 def crop(
-    record: shards.Record,
+    latents: np.ndarray,
+    std: np.ndarray | None,
     start: int,
     num_frames: int,
     silence: np.ndarray,
@@ -90,31 +131,55 @@ def crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts [num_frames, C] float32 from a song; silence follows where the song ends before.
 
-    Where the record has standard deviations, the clip is a draw from the posterior, as the release
+    Where standard deviations are known, the clip is a draw from the posterior, as the release
     encodes; else it is the mean.
 
     Returns:
       The clip, and a mask [num_frames] that is true on the song's own frames.
     """
     frames = slice(start, start + num_frames)
-    clip = record.latents[frames].astype(np.float32)
-    if record.std is not None:
-        noise = rng.standard_normal(clip.shape).astype(np.float32)
-        clip = clip + record.std[frames].astype(np.float32) * noise
-    length = len(clip)
-    if length < num_frames:
-        clip = np.concatenate([clip, silence_frames(silence, num_frames - length)])
-    return clip, np.arange(num_frames) < length
+    clip = latents[frames].astype(np.float32)
+    if std is not None:
+        clip += std[frames] * rng.standard_normal(clip.shape, np.float32)
+    return edits.fill_up(clip, num_frames, silence), np.arange(num_frames) < len(clip)
 
 
-def silence_frames(silence: np.ndarray, num_frames: int) -> np.ndarray:
-    """The first frames of encoded silence [num_frames, C], repeated where it is too short."""
-    repeats = -(-num_frames // len(silence))
-    return np.tile(silence, (repeats, 1))[:num_frames].astype(np.float32)
+def _edit(
+    record: shards.Record,
+    task: mixture.Task,
+    clip: np.ndarray,
+    frames: tuple[int, int],
+    spec: ExampleSpec,
+    silence: np.ndarray,
+    rng: np.random.Generator,
+) -> edits.Edit:
+    """Builds what the task shows of the song: the clip itself, or another track beside it."""
+    length = frames[1] - frames[0]
+    source = span = None
+    if task.name in edits.STEM_TASKS:
+        source, _ = crop(*_track(record, task.source), frames[0], length, silence, rng)
+    elif task.name != "text2music":
+        source = clip[:length]
+    if task.name == "repaint":
+        span = mixture.draw_span(length, spec.repaint_share, rng)
+    return edits.make_edit(task.name, spec.num_frames, silence, source, span)
+
+
+def _codes(
+    record: shards.Record, task: mixture.Task, frames: tuple[int, int], spec: ExampleSpec
+) -> np.ndarray:
+    """Cuts the codes [Q] of the clip from the song's; -1 behind them, and for other tasks."""
+    codes = np.full(units.frames_to_codes(spec.num_frames), -1, np.int32)
+    if task.name != "cover":
+        return codes
+    first = frames[0] // units.FRAMES_PER_CODE
+    known = record.codes[first : units.frames_to_codes(frames[1])]
+    codes[: len(known)] = known
+    return codes
 
 
 def _timbre(
-    record: shards.Record,
+    latents: np.ndarray,
     start: int,
     end: int,
     spec: ExampleSpec,
@@ -123,35 +188,91 @@ def _timbre(
 ) -> np.ndarray:
     """A reference from before or after the clip, or silence where there is no room for one."""
     length = spec.timbre_frames
-    before = np.arange(0, start - length + 1)
-    after = np.arange(end, len(record.latents) - length + 1)
-    places = np.concatenate([before, after])
+    before = max(0, start - length + 1)
+    after = max(0, len(latents) - length + 1 - end)
     wanted = rng.random() < spec.timbre_share
-    if not wanted or len(places) == 0:
+    if not wanted or before + after == 0:
         return silence_frames(silence, length)
-    first = int(places[rng.integers(len(places))])
-    return record.latents[first : first + length].astype(np.float32)
+    place = int(rng.integers(before + after))
+    first = place if place < before else end + place - before
+    return latents[first : first + length].astype(np.float32)
+
+
+def _text(
+    record: shards.Record,
+    task: mixture.Task,
+    frames: tuple[int, int],
+    spec: ExampleSpec,
+    tokenizer: tokenizers.Tokenizer,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Tokenises the prompts of the clip; with `spec.states` those of the song, and their states."""
+    caption = int(rng.integers(len(record.labels.captions)))
+    instruction = prompt.task_instruction(task.name, task.tracks)
+    kept = rng.random(3) >= spec.metadata_dropout
+    if spec.states:  # they hold all that is known of the song
+        frames, kept = (0, len(record.latents)), np.ones(3, bool)
+    text, lyrics = prompts(record.labels, caption, frames, kept, instruction)
+    text_tokens, text_mask = tokenize(tokenizer, text, spec.text_tokens)
+    lyric_tokens, lyric_mask = tokenize(tokenizer, lyrics, spec.lyric_tokens)
+    fields = {
+        "text_tokens": text_tokens,
+        "text_mask": text_mask,
+        "lyric_tokens": lyric_tokens,
+        "lyric_mask": lyric_mask,
+    }
+    return fields | _states(record, caption, spec) if spec.states else fields
+
+
+def _states(record: shards.Record, caption: int, spec: ExampleSpec) -> dict[str, np.ndarray]:
+    """Fits the record's states of a caption and of the lyrics into the room for them."""
+    states = record.states
+    text, text_mask = _fit(states["text"][caption], states["text_mask"][caption], spec.text_tokens)
+    lyric, lyric_mask = _fit(states["lyrics"], states["lyric_mask"], spec.lyric_tokens)
+    return {
+        "text_states": text,
+        "text_mask": text_mask,
+        "lyric_states": lyric,
+        "lyric_mask": lyric_mask,
+    }
+
+
+def _fit(states: np.ndarray, mask: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Brings states [L, D] to [room, D]; longer ones lose their end but for the last token."""
+    rows = states[: int(mask.sum())]
+    if len(rows) > room:
+        rows = np.concatenate([rows[: room - 1], rows[-1:]])
+    fitted = np.zeros((room, states.shape[1]), states.dtype)
+    fitted[: len(rows)] = rows
+    return fitted, np.arange(room) < len(rows)
 
 
 def prompts(
     labels: labels_lib.SongLabels,
-    start: int,
-    end: int,
-    metadata_dropout: float,
-    rng: np.random.Generator,
+    caption: int,
+    frames: tuple[int, int],
+    kept: np.ndarray,
+    instruction: str,
 ) -> tuple[str, str]:
-    """Writes the caption prompt and the lyric prompt of a clip of frames [start, end)."""
-    caption = labels.captions[int(rng.integers(len(labels.captions)))]
-    kept = rng.random(3) >= metadata_dropout
+    """Writes the caption prompt and the lyric prompt of a clip.
+
+    Args:
+      labels: of the song.
+      caption: number of the caption.
+      frames: of the clip, [start, end).
+      kept: [3] bool, whether bpm, key and metre are told.
+      instruction: the task's sentence.
+    """
+    start, end = (frame / units.FRAME_RATE for frame in frames)
     text = prompt.caption_prompt(
-        caption,
+        labels.captions[caption],
+        instruction=instruction,
         bpm=labels.bpm if kept[0] else None,
         keyscale=labels.keyscale if kept[1] else None,
         timesignature=labels.timesignature if kept[2] else None,
-        duration=(end - start) / units.FRAME_RATE,
+        duration=end - start,
     )
-    seconds = start / units.FRAME_RATE, end / units.FRAME_RATE
-    return text, prompt.lyric_prompt(clip_lyrics(labels, *seconds), labels.language)
+    return text, prompt.lyric_prompt(clip_lyrics(labels, start, end), labels.language)
 
 
 def clip_lyrics(labels: labels_lib.SongLabels, start: float, end: float) -> str:
@@ -184,24 +305,3 @@ def _section_end(labels: labels_lib.SongLabels, tag: int) -> int:
     """Index of the next tag after the one at `tag`."""
     later = range(tag + 1, len(labels.lines))
     return next((i for i in later if labels.lines[i].text.startswith("[")), len(labels.lines))
-
-
-def tokenize(
-    tokenizer: tokenizers.Tokenizer, text: str, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenises a prompt and pads it on the right: ids [length] int32 and their mask.
-
-    Longer prompts lose their end but keep the final <|endoftext|>, as the release's do.
-    """
-    ids = tokenizer.encode(text).ids
-    if len(ids) > length:
-        ids = [*ids[: length - 1], ids[-1]]
-    padding = tokenizer.token_to_id("<|endoftext|>")
-    padded = np.full(length, padding, np.int32)
-    padded[: len(ids)] = ids
-    return padded, np.arange(length) < len(ids)
-
-
-def load_tokenizer(folder: str) -> tokenizers.Tokenizer:
-    """Reads `tokenizer.json` from a folder (of a text encoder)."""
-    return tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")

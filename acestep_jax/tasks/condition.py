@@ -23,7 +23,10 @@ class ConditionInputs(Protocol):
     """The fields of a batch that conditions are made of; `data.batch.Batch` has them.
 
     Text is right-padded; `*_mask` is true on real tokens. `edit_mask` is 1 where the model must
-    generate. `is_cover` marks items whose source passes through the 5 Hz codes.
+    generate. `is_cover` marks items whose source passes through the 5 Hz codes. What was computed
+    beforehand may be given as well, and is then taken: `text_states` [B, Lt, Dt] and
+    `lyric_states` [B, Ll, Dt] in place of the text encoder, `codes` [B, Q] (-1 where there is none)
+    in place of the tokenizer.
     """
 
     text_tokens: Array  # [B, Lt] int32
@@ -59,12 +62,19 @@ def encode_text(networks: Networks, params: Params, inputs: ConditionInputs) -> 
     Returns:
       Caption states after the final norm [B, Lt, Dt], and lyric embedding rows [B, Ll, Dt]: the
       release reads lyrics as bare rows of the text encoder's table. Padding lies to the right and
-      attention is causal, so no mask is needed.
+      attention is causal, so no mask is needed. Given states pass through, in float32.
     """
+    if _given(inputs, "text_states") is not None:
+        return inputs.text_states.astype(jnp.float32), inputs.lyric_states.astype(jnp.float32)
     encoder, variables = networks.text_encoder, {"params": params["text_encoder"]}
     text = encoder.apply(variables, inputs.text_tokens)
     lyric = encoder.apply(variables, inputs.lyric_tokens, method="embed")
     return text, lyric
+
+
+def _given(inputs: ConditionInputs, name: str) -> Array | None:
+    """Reads a field that inputs need not have."""
+    return getattr(inputs, name, None)
 
 
 def encode_tokens(
@@ -104,6 +114,28 @@ def cover_hints(
     )
     hints = networks.detokenizer.apply({"params": params["detokenizer"]}, quantized)
     return hints[:, : source_latents.shape[1]]
+
+
+def code_hints(
+    networks: Networks, params: Params, codes: Array, num_frames: int, silence_latent: Array
+) -> Array:
+    """Decodes given 5 Hz codes to hints [B, num_frames, C], with silence where there are none.
+
+    Args:
+      codes: [B, Q] int32, -1 behind an item's last code.
+      num_frames: T; codes are cut, or followed by silence, to this length.
+      silence_latent: [1, S, C]; it starts anew behind the last code, as in the release.
+    """
+    window = networks.config.pool_window_size
+    missing = max(0, -(-num_frames // window) - codes.shape[1])
+    codes = jnp.pad(codes, ((0, 0), (0, missing)), constant_values=-1)
+    quantized = networks.tokenizer.apply(
+        {"params": params["tokenizer"]}, jnp.maximum(codes, 0), method="decode_codes"
+    )
+    hints = networks.detokenizer.apply({"params": params["detokenizer"]}, quantized)
+    behind = jnp.arange(hints.shape[1])[None] - window * (codes >= 0).sum(axis=1, keepdims=True)
+    silence = silence_latent[0][jnp.maximum(behind, 0) % silence_latent.shape[1]]
+    return jnp.where(behind[..., None] < 0, hints, silence)[:, :num_frames]
 
 
 def frame_context(
@@ -148,7 +180,11 @@ def make_conditions(
     """
     tokens, mask = encode_tokens(networks, params, inputs)
     hints = None
-    if covers:
+    codes = _given(inputs, "codes")
+    if covers and codes is None:
         hints = cover_hints(networks, params, inputs.source_latents, silence_latent)
+    elif covers:
+        num_frames = inputs.source_latents.shape[1]
+        hints = code_hints(networks, params, codes, num_frames, silence_latent)
     context = frame_context(inputs.source_latents, inputs.edit_mask, hints, inputs.is_cover)
     return Conditions(tokens=tokens, mask=mask, context=context)

@@ -10,6 +10,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
+from acestep_jax.tasks.edits import TASKS
+
 
 def require(condition: bool, message: str) -> None:
     """Refuses a configuration.
@@ -55,14 +57,58 @@ class Data:
     timbre_frames: int = 128  # length of the timbre reference; the release takes 750
     num_workers: int = 0  # worker processes that decode; 0 decodes in threads of this process
     num_threads: int = 0  # reading threads a worker; 0 reads in line
+    # Share of the examples from each folder in `shards`; empty: every window equally often
+    shard_weights: tuple[float, ...] = ()
+    # (frames, lyric tokens, batch size) of each shape of batch, by rising length, in place of the
+    # three fields above; a song goes whole into the smallest that holds it
+    buckets: tuple[tuple[int, int, int], ...] = ()
+    tasks: tuple[tuple[str, float], ...] = (("text2music", 1.0),)  # (task, weight)
+    repaint_share: tuple[float, float] = (0.1, 0.9)  # shortest and longest span, of the clip
+    timbre_share: float = 0.5  # chance of a timbre reference from elsewhere in the song
+    metadata_dropout: float = 0.1  # chance that bpm, key or metre is left out of the prompt
+    # What the shards hold ready and is taken from there: states (of whole-song prompts, by a frozen
+    # text encoder), codes (of the sources of covers)
+    precomputed: tuple[Literal["states", "codes"], ...] = ()
+    max_bad_share: float = 0.01  # of the songs may be skipped as unreadable; 0 stops at the first
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, f"data.batch_size={self.batch_size} must be positive.")
         require(self.num_frames > 0, f"data.num_frames={self.num_frames} must be positive.")
+        for name in ("timbre_share", "metadata_dropout", "max_bad_share"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"data.{name}={value} must lie in [0, 1].")
+        self._check_mixture()
+
+    def _check_mixture(self) -> None:
+        for name, weights in (
+            ("tasks", [w for _, w in self.tasks]),
+            ("shard_weights", [*self.shard_weights] or [1]),
+        ):
+            require(
+                min(weights, default=0) >= 0 and sum(weights) > 0,
+                f"data.{name} takes weights of 0 or more, not all of them 0; got {weights}.",
+            )
+        for name, _ in self.tasks:
+            require(name in TASKS, f"data.tasks names {name!r}; the tasks are {', '.join(TASKS)}.")
+        require(
+            "states" not in self.precomputed or {n for n, w in self.tasks if w} == {"text2music"},
+            "data.precomputed=states are those of text2music prompts; leave other tasks out.",
+        )
+        low, high = self.repaint_share
+        require(
+            0 < low <= high <= 1, f"data.repaint_share={self.repaint_share}; use 0 < a <= b <= 1."
+        )
+        for bucket in self.buckets:
+            require(min(bucket) > 0, f"data.buckets has {bucket}; all three must be positive.")
+        frames = [bucket[0] for bucket in self.buckets]
+        require(
+            frames == sorted(set(frames)),
+            f"data.buckets have {frames} frames; list them by rising length, each once.",
+        )
 
 
 GROUPS: tuple[tuple[str, str], ...] = (
-    (r"(^|/)(kernel|weight_v)$", "decay"),
+    (r"(^|/)(kernel|weight_v|lora_[ab])$", "decay"),
     # Tables looked up or added, gains, biases: AdamW without decay, whatever the optimizer
     (r"(^|/)(weight|bias|scale|weight_g|alpha|beta|embed_tokens|embedding|lm_head)$", "plain"),
     (r"(^|/)(scale_shift_table|special_tokens?|null_condition)$", "plain"),
@@ -171,6 +217,8 @@ FREE_FIELDS = (
     "profile_start",
     "profile_steps",
     "mesh",
+    "data.num_workers",
+    "data.num_threads",
 )
 """Fields that may change when a run resumes: they do not touch what it computes."""
 

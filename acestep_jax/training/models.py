@@ -173,15 +173,11 @@ def open_batches(config: TrainDiT | Distill, split: str, batch_size: int = 0) ->
       batch_size: instead of the configured one.
     """
     data = config.data
-    return loader.make_batches(
-        dataclasses.replace(data, batch_size=batch_size or data.batch_size),
-        seed=config.seed,
-        split=split,
-        tokenizer=str(tokenizer_folder(config.model)),
-        text_tokens=data.text_tokens,
-        lyric_tokens=data.lyric_tokens,
-        timbre_frames=data.timbre_frames,
-    )
+    if batch_size:
+        buckets = tuple((frames, tokens, batch_size) for frames, tokens, _ in data.buckets)
+        data = dataclasses.replace(data, batch_size=batch_size, buckets=buckets)
+    tokenizer = str(tokenizer_folder(config.model))
+    return loader.make_batches(data, seed=config.seed, split=split, tokenizer=tokenizer)
 
 
 def cast(params: Params, dtype: str) -> Params:

@@ -52,8 +52,10 @@ def encode(
 
     Args:
       networks: the modules.
-      encoders: {part: parameters}; condition_encoder, text_encoder and null_condition at least.
-      batch: songs, prompts and masks.
+      encoders: {part: parameters}; condition_encoder, text_encoder and null_condition at least;
+        text_encoder only where the batch brings no text states.
+      batch: songs, prompts and masks. Text states and codes that it brings are taken as they are,
+        in place of running the text encoder and the tokenizer.
       mask_padding: False attends padding, as the release does.
       silence_latent: [1, S, C]; given, sources of covers pass through the 5 Hz codes, which needs
         tokenizer and detokenizer. None leaves every source as it is.

@@ -1,6 +1,7 @@
 """Feeding: the same seed gives the same batches, whoever reads them and however often it stops."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -52,6 +53,10 @@ def _batches(folder, seed=0, **changes):
     return loader.make_batches(_config(folder, **changes), seed=seed, timbre_frames=40, **arguments)
 
 
+def _at(batches, position):
+    return batches.get_state() | {"position": position}
+
+
 def _same(first, second):
     leaves = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     return all(np.array_equal(a, b) for a, b in leaves)
@@ -63,7 +68,13 @@ def _take(batches, count):
 
 def test_a_batch_has_the_shapes_and_types_it_promises(folder):
     batch = next(_batches(folder))
-    shapes = {f.name: getattr(batch, f.name).shape for f in dataclasses.fields(batch)}
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    assert [name for name, value in fields.items() if value is None] == [
+        "text_states",
+        "lyric_states",
+        "codes",
+    ]
+    shapes = {name: value.shape for name, value in fields.items() if value is not None}
     assert shapes == {
         "latents": (4, FRAMES, CHANNELS),
         "frame_mask": (4, FRAMES),
@@ -75,6 +86,7 @@ def test_a_batch_has_the_shapes_and_types_it_promises(folder):
         "lyric_mask": (4, 64),
         "timbre_latents": (4, 40, CHANNELS),
         "is_cover": (4,),
+        "task": (4,),
     }
     assert batch.latents.dtype == batch.edit_mask.dtype == np.float32
     assert batch.text_tokens.dtype == np.int32
@@ -95,7 +107,7 @@ def test_reading_threads_do_not_change_the_batches(folder):
 def test_worker_processes_do_not_change_the_batches(folder):
     alone = _take(_batches(folder), 5)
     batches = _batches(folder, num_workers=1)
-    batches.set_state({"position": 2, "batch_size": 4})
+    batches.set_state(_at(batches, 2))
     shared = _take(batches, 3)
     batches.close()
     assert _same(alone[2:], shared)
@@ -103,14 +115,16 @@ def test_worker_processes_do_not_change_the_batches(folder):
 
 def test_reading_resumes_in_the_middle_of_an_epoch(folder):
     batches = _batches(folder)
-    assert len(batches.windows) == 1 + 2 + 3 + 4 + 8  # 18 windows: 4.5 batches an epoch
+    # 1 + 2 + 3 + 4 + 8 = 18 windows: 4.5 batches an epoch
     _take(batches, 3)
     state = batches.get_state()
     following = _take(batches, 4)
     resumed = _batches(folder)
     resumed.set_state(state)
     assert _same(following, _take(resumed, 4))
-    assert state == {"position": 3, "batch_size": 4}
+    assert state["position"] == 3
+    assert state["plan"]["buckets"] == [[FRAMES, 64, 4]]
+    assert json.loads(json.dumps(state)) == state
 
 
 def test_processes_share_each_batch_between_them_in_order(folder):
@@ -130,8 +144,8 @@ def test_every_window_is_read_once_an_epoch(folder):
 
 def test_a_batch_of_another_size_cannot_take_up_the_position(folder):
     batches = _batches(folder, batch_size=2)
-    with pytest.raises(ValueError, match="batches of 4 examples, this run makes batches of 2"):
-        batches.set_state({"position": 3, "batch_size": 4})
+    with pytest.raises(ValueError, match=r"\[\[32, 64, 4\]\], this run makes \[\[32, 64, 2\]\]"):
+        batches.set_state(_batches(folder, batch_size=4).get_state())
     with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
         _batches(folder, process_index=0, process_count=3)
 
@@ -144,29 +158,27 @@ def test_missing_shards_are_named_with_a_way_on(folder, tmp_path):
 
 
 def test_folders_of_different_autoencoders_do_not_mix(folder, tmp_path):
-    record = shards.decode_record(
-        shards.encode_record(sources.Windows([folder], "train", 32).record(1))
-    )
+    record = shards.decode_record(shards.encode_record(sources.Songs([folder], "train").record(1)))
     shards.write_shards(tmp_path, {"train": [record]}, np.zeros((1, 16, CHANNELS)), {})
     with pytest.raises(ValueError, match="another autoencoder"):
         _batches(f"{folder},{tmp_path}")
 
 
 def test_a_short_song_is_filled_up_with_silence(folder):
-    record = sources.Windows([folder], "train", FRAMES).record(0)
+    record = sources.Songs([folder], "train").record(0)
     silence = np.full((7, CHANNELS), -1, np.float32)
-    clip, mask = transforms.crop(record, 0, FRAMES, silence, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    clip, mask = transforms.crop(record.latents, record.std, 0, FRAMES, silence, rng)
     assert mask.tolist() == [True] * 20 + [False] * 12
     np.testing.assert_array_equal(clip[:20], record.latents.astype(np.float32))
     assert (clip[20:] == -1).all()
 
 
 def test_a_clip_is_drawn_from_the_posterior_where_it_is_known(folder):
-    record = sources.Windows([folder], "train", FRAMES).record(3)
-    record = dataclasses.replace(record, std=np.full_like(record.latents, 0.5))
+    record = sources.Songs([folder], "train").record(3)
+    known, silence = (record.latents, np.full_like(record.latents, 0.5)), np.zeros((1, CHANNELS))
     clips = [
-        transforms.crop(record, 0, FRAMES, np.zeros((1, CHANNELS)), np.random.default_rng(i))[0]
-        for i in range(200)
+        transforms.crop(*known, 0, FRAMES, silence, np.random.default_rng(i))[0] for i in range(200)
     ]
     deviation = np.stack(clips) - record.latents[:FRAMES].astype(np.float32)
     assert deviation.std() == pytest.approx(0.5, rel=0.02)  # 25,600 draws: 0.5 %
@@ -174,7 +186,7 @@ def test_a_clip_is_drawn_from_the_posterior_where_it_is_known(folder):
 
 
 def test_the_reference_comes_from_elsewhere_in_the_song(folder):
-    record = sources.Windows([folder], "train", FRAMES).record(4)
+    record = sources.Songs([folder], "train").record(4)
     tokenizer = transforms.load_tokenizer(loader.NANO_TOKENIZER)
     spec = transforms.ExampleSpec(num_frames=FRAMES, timbre_frames=40, timbre_share=1.0)
     silence = np.full((16, CHANNELS), -1, np.float32)
@@ -234,9 +246,14 @@ def test_music_without_words_says_so():
 
 
 def test_metadata_is_left_out_as_often_as_asked(folder):
-    record = sources.Windows([folder], "train", FRAMES).record(2)
-    rng = np.random.default_rng(0)
-    texts = [transforms.prompts(record.labels, 0, 32, 0.25, rng)[0] for _ in range(400)]
+    record = sources.Songs([folder], "train").record(2)
+    tokenizer = transforms.load_tokenizer(loader.NANO_TOKENIZER)
+    spec = transforms.ExampleSpec(num_frames=FRAMES, metadata_dropout=0.25)
+    rng, silence = np.random.default_rng(0), np.zeros((1, CHANNELS), np.float32)
+    examples = [
+        transforms.make_example(record, 0, spec, silence, tokenizer, rng) for _ in range(400)
+    ]
+    texts = [tokenizer.decode(example["text_tokens"].tolist()) for example in examples]
     missing = [np.mean([f"{key}: N/A" in text for text in texts]) for key in ("bpm", "keyscale")]
     assert missing == pytest.approx([0.25, 0.25], abs=0.07)  # three standard errors: 0.065
     assert all("duration: 1 seconds" in text for text in texts)

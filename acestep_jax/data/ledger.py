@@ -1,0 +1,97 @@
+"""What was really read: tasks, songs passed over, and when there are too many of those."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import logging
+
+from acestep_jax.tasks import edits
+
+REPORT_AFTER = 1000
+"""After so many examples the shares of the tasks are logged."""
+
+
+class TooManyBadSongs(RuntimeError):
+    """More songs than the configuration allows cannot be trained on."""
+
+
+class Ledger:
+    """Counts what this process was given, and names each bad song once."""
+
+    def __init__(
+        self,
+        num_songs: int,
+        max_bad_share: float,
+        explain: Callable[[int], str],
+        lost: Sequence[int],
+    ) -> None:
+        """Starts at nothing.
+
+        Args:
+          num_songs: of the split.
+          max_bad_share: of them may be bad.
+          explain: names a bad song and says what is wrong with it.
+          lost: songs known to be bad from the start.
+
+        Raises:
+          TooManyBadSongs: if those are too many.
+        """
+        self._num_songs, self._max_bad_share, self._explain = num_songs, max_bad_share, explain
+        self._bad: set[int] = set()
+        self._tasks = np.zeros(len(edits.TASKS), int)
+        self._redrawn = self._without_task = 0
+        for song in lost:
+            self._note_bad(song)
+
+    def add(self, task: np.ndarray, wanted: np.ndarray, passed: np.ndarray) -> None:
+        """Counts a batch.
+
+        Args:
+          task, wanted: [B], the tasks of the examples, and those drawn at first.
+          passed: [B, M], the songs passed over before each example: bad ones by their number, those
+            that allow no task as -2, -1 where there is none.
+
+        Raises:
+          TooManyBadSongs: if the songs found bad so far are more than allowed.
+        """
+        before = self._tasks.sum()
+        self._tasks += np.bincount(task, minlength=len(edits.TASKS))
+        self._redrawn += int((task != wanted).sum())
+        self._without_task += int((passed == -2).sum())
+        for song in np.unique(passed[passed >= 0]).tolist():
+            self._note_bad(song)
+        if before < REPORT_AFTER <= self._tasks.sum():
+            self._report()
+
+    def summary(self) -> dict[str, float]:
+        """Gives shares of tasks and redrawn tasks, and counts of songs left out, for the log."""
+        total = max(1, int(self._tasks.sum()))
+        shares = {f"data/{n}": c / total for n, c in zip(edits.TASKS, self._tasks) if c}
+        return shares | {
+            "data/redrawn_tasks": self._redrawn / total,
+            "data/songs_without_task": float(self._without_task),
+            "data/bad_songs": float(len(self._bad)),
+        }
+
+    def _note_bad(self, song: int) -> None:
+        if song in self._bad:
+            return
+        self._bad.add(song)
+        reason = self._explain(song)
+        if len(self._bad) > self._max_bad_share * self._num_songs:
+            raise TooManyBadSongs(
+                f"{len(self._bad)} of {self._num_songs} songs cannot be trained on, more than "
+                f"data.max_bad_share={self._max_bad_share:g} allows; the last is {reason}. Prepare "
+                "the shards anew, or allow more."
+            )
+        logging.error("Skipped, with another song in its place: %s.", reason)
+
+    def _report(self) -> None:
+        shares = [f"{n} {c / self._tasks.sum():.1%}" for n, c in zip(edits.TASKS, self._tasks) if c]
+        logging.info(
+            "Tasks of the first %d examples here: %s; %.1f %% were drawn again as their songs lack "
+            "the stems.",
+            self._tasks.sum(),
+            ", ".join(shares),
+            100 * self._redrawn / self._tasks.sum(),
+        )
