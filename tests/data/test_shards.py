@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from acestep_jax import units
-from acestep_jax.data import audio, make, prepare, shards, sources
+from acestep_jax.data import audio, encode, make, manifest, prepare, shards, skips, sources
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.nn.config import VAEConfig
 from acestep_jax.nn.vae import VAE
@@ -46,6 +46,14 @@ def fake_encoder(samples):
     frames = samples.reshape(len(samples), -1, units.SAMPLES_PER_FRAME, 2)
     mean = np.tile(frames.mean(axis=2), (1, 1, CHANNELS // 2))
     return mean, np.full_like(mean, 0.5)
+
+
+def prepare_folder(folder, out, encoder=fake_encoder, choices=prepare.Choices(), **rules):
+    songs = manifest.read_source(str(folder))
+    make_encoders = functools.partial(encode.Encoders, encoder)
+    return prepare.prepare(
+        songs, out, make_encoders, choices, skipped=skips.SkipList(**rules)
+    )
 
 
 def write_songs(folder: pathlib.Path, names, seconds=4.0):
@@ -148,8 +156,8 @@ def test_the_encoder_sees_no_farther_than_the_context_of_a_window():
     shapes = jax.eval_shape(init, jax.random.key(0), samples[:1])["params"]
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: rng.uniform(0.2, 1, x.shape).astype(np.float32), shapes)
-    mean, _ = prepare.make_encoder(config, params)(samples)
-    context = prepare.CONTEXT
+    mean, _ = encode.make_latent_encoder(config, params)(samples)
+    context = encode.CONTEXT
     np.testing.assert_allclose(
         mean[0, context + 6 : 40 - context],
         mean[1, context : 34 - context],
@@ -159,7 +167,7 @@ def test_the_encoder_sees_no_farther_than_the_context_of_a_window():
 
 
 def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
-    kernel = np.random.default_rng(1).standard_normal(2 * prepare.CONTEXT + 1)
+    kernel = np.random.default_rng(1).standard_normal(2 * encode.CONTEXT + 1)
 
     def encode(samples):
         mean, std = fake_encoder(samples)
@@ -167,7 +175,7 @@ def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
         return np.stack(filtered, axis=1)[None], std
 
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, (301 * 1920 + 7, 2))
-    mean, std = prepare.encode_song(encode, samples, window=80)
+    mean, std = encode.encode_song(encode, samples, window=80)
     whole, _ = encode(samples[None, : 301 * 1920].astype(np.float32))
     assert len(std) == 301
     np.testing.assert_allclose(mean, whole[0], atol=1e-6)  # the same sums in another order
@@ -176,10 +184,10 @@ def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
 @pytest.mark.parametrize("num_frames", [256, 257, 480, 481, 900, 4500])
 def test_windows_cover_every_frame_once_and_keep_their_context(num_frames):
     covered = []
-    for start, low, high in prepare.windows(num_frames):
-        assert 0 <= start <= num_frames - prepare.WINDOW
-        assert low >= prepare.CONTEXT or start == 0
-        assert prepare.WINDOW - high >= prepare.CONTEXT or start + prepare.WINDOW == num_frames
+    for start, low, high in encode.windows(num_frames):
+        assert 0 <= start <= num_frames - encode.WINDOW
+        assert low >= encode.CONTEXT or start == 0
+        assert encode.WINDOW - high >= encode.CONTEXT or start + encode.WINDOW == num_frames
         covered += range(start + low, start + high)
     assert covered == list(range(num_frames))
 
@@ -189,7 +197,7 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
     write_songs(songs, ["a", "b", "c"])
     calls = []
 
-    silence_windows = len(prepare.windows(shards.SILENCE_FRAMES))
+    silence_windows = len(encode.windows(shards.SILENCE_FRAMES))
 
     def killed_encoder(samples):
         calls.append(1)
@@ -198,10 +206,10 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
         return fake_encoder(samples)
 
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare(songs, tmp_path / "resumed", killed_encoder)
+        prepare_folder(songs, tmp_path / "resumed", killed_encoder)
     calls.clear()
-    prepare.prepare(songs, tmp_path / "resumed", lambda x: calls.append(1) or fake_encoder(x))
-    prepare.prepare(songs, tmp_path / "straight", fake_encoder)
+    prepare_folder(songs, tmp_path / "resumed", lambda x: calls.append(1) or fake_encoder(x))
+    prepare_folder(songs, tmp_path / "straight", fake_encoder)
     assert len(calls) == 1 + silence_windows  # the two songs already done were not encoded again
     names = sorted(path.name for path in (tmp_path / "straight").glob("*.*"))
     assert "validation-00000-of-00001.arrayrecord" in names
@@ -214,28 +222,28 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
 def test_records_of_other_choices_or_another_autoencoder_are_refused(tmp_path):
     write_songs(tmp_path / "songs", ["a", "b"])
     arguments = (tmp_path / "songs", tmp_path / "out")
-    prepare.prepare(*arguments, fake_encoder, prepare.Choices(max_seconds=3.0))
+    prepare_folder(*arguments, fake_encoder, prepare.Choices(max_seconds=3.0))
     with pytest.raises(ValueError, match=r"'max_seconds': '3.0'.*not.*'inf'.*delete it"):
-        prepare.prepare(*arguments, fake_encoder)
+        prepare_folder(*arguments, fake_encoder)
 
     def other_encoder(samples):
         mean, std = fake_encoder(samples)
         return mean + 1, std
 
     with pytest.raises(ValueError, match="made by another autoencoder"):
-        prepare.prepare(*arguments, other_encoder, prepare.Choices(max_seconds=3.0))
-    records = sources.Windows([tmp_path / "out"], "train", 128).all_records()
+        prepare_folder(*arguments, other_encoder, prepare.Choices(max_seconds=3.0))
+    records = sources.Songs([tmp_path / "out"], "train").all_records()
     assert [len(record.latents) for record in records] == [75]
 
 
 def test_a_song_that_changed_is_encoded_again(tmp_path):
     songs = tmp_path / "songs"
     write_songs(songs, ["a", "b"])
-    prepare.prepare(songs, tmp_path / "out", fake_encoder)
+    prepare_folder(songs, tmp_path / "out")
     record = tmp_path / "out" / "records" / "a.record"
     os.utime(record, (0, 0))  # as if the song had been rendered anew since
     kept = (tmp_path / "out" / "records" / "b.record").stat().st_mtime_ns
-    prepare.prepare(songs, tmp_path / "out", fake_encoder)
+    prepare_folder(songs, tmp_path / "out", fake_encoder)
     assert record.stat().st_mtime > 0
     assert (tmp_path / "out" / "records" / "b.record").stat().st_mtime_ns == kept
 
@@ -245,14 +253,14 @@ def test_bad_songs_are_skipped_and_named_and_too_many_stop_the_run(tmp_path, cap
     write_songs(songs, [f"good{i}" for i in range(8)])
     (songs / "good3.flac").write_bytes(b"corrupt")
     (songs / "good5.json").write_bytes(b"\xff")
-    skipped = prepare.prepare(songs, tmp_path / "out", fake_encoder, max_bad_share=0.25)
+    skipped = prepare_folder(songs, tmp_path / "out", max_share=0.25)
     assert set(skipped.reasons) == {"good3", "good5"}
     assert skipped.good == 6
     assert "skipped good3: unreadable" in capsys.readouterr().out
     for name in ("good0", "good1"):
         audio.write_flac(songs / f"{name}.flac", np.zeros((48_000 * 4, 2), np.float32))
-    with pytest.raises(audio.TooManyBadFiles, match=r"4 of 8 files are bad.*good0: is silent"):
-        prepare.prepare(songs, tmp_path / "again", fake_encoder, max_bad_share=0.25)
+    with pytest.raises(skips.TooManyBadFiles, match=r"4 of 8 files are bad.*good0: is silent"):
+        prepare_folder(songs, tmp_path / "again", max_share=0.25)
     assert not list((tmp_path / "again").glob("*.arrayrecord"))
 
 
@@ -275,11 +283,11 @@ def test_songs_are_embedded_from_every_style_without_the_test_split(tmp_path, mo
             changed = labels_lib.with_stems(changed, {"drums": f"{path.stem}.flac"})
         labels_lib.save_labels(path, changed)
     monkeypatch.setattr(make, "EMBEDDED_SONGS", {"train": 3, "validation": 8})
-    make.embed_songs(songs, tmp_path / "out", fake_encoder)
-    train = list(sources.Windows([tmp_path / "out"], "train", 128).all_records())
+    make.embed_songs(songs, tmp_path / "out", encode.Encoders(fake_encoder))
+    train = list(sources.Songs([tmp_path / "out"], "train").all_records())
     assert [record.labels.name for record in train] == ["song02", "song00", "song01"]
     assert [list(record.stems) for record in train] == [["drums"], [], []]
-    assert sources.Windows([tmp_path / "out"], "validation", 128).num_songs == 4
+    assert len(sources.Songs([tmp_path / "out"], "validation")) == 4
     assert not list((tmp_path / "out").glob("test-*"))
     assert list(shards.validate(tmp_path / "out")) == []
 
@@ -290,11 +298,11 @@ def test_the_embedded_shards_are_valid_small_and_our_own_work():
     assert list(shards.validate(sources.EMBEDDED)) == []
     groups = {}
     for split in ("train", "validation"):
-        windows = sources.Windows([sources.EMBEDDED], split, 128)
-        records = list(windows.all_records())
+        songs = sources.Songs([sources.EMBEDDED], split)
+        records = list(songs.all_records())
         groups[split] = {record.labels.group for record in records}
         assert {record.labels.licence for record in records} == {"own work"}
         assert any(record.labels.words for record in records)
         assert any(record.stems for record in records)
-        assert len(windows) >= 32  # clips of 5.12 s
+        assert sum(frames // 128 for frames in songs.frames) >= 32  # clips of 5.12 s
     assert not groups["train"] & groups["validation"]
