@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acestep_jax.ops import flow, losses
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import models
 from acestep_jax.training.config import Mesh, Optimizer
-from acestep_jax.training.recipes.dit import TrainDiT
+from acestep_jax.training.recipes.dit import DiTPhase, MeanFlow, TrainDiT
 from tests import tiny
 from tests.train import toys
 from train import dit
@@ -77,13 +78,73 @@ def test_the_loss_counts_padding_only_as_the_release_does(parts):
 
 def test_evaluations_of_the_same_weights_agree_and_cover_every_level(parts):
     trained, frozen = parts
-    evaluate = dit.make_evaluate(SETTING)
+    config = dataclasses.replace(CONFIG, eval_prompts=True)
+    evaluate = dit.make_evaluate(SETTING._replace(config=config))
     batches = iter([toys.batch(), toys.batch(), toys.batch(), toys.batch()])
     first = dit.held_out_error(evaluate, trained, frozen, batches, 2)
     assert first == dit.held_out_error(evaluate, trained, frozen, batches, 2)
-    assert len(first) == 1 + dit.EVAL_LEVELS
     levels = [value for name, value in first.items() if "_t" in name]
+    assert len(levels) == dit.EVAL_LEVELS
     assert first["eval/error"] == pytest.approx(np.mean(levels))
+    # toy latents are standard normal: the floor averaged over t is pi / 2 (training reference A2)
+    assert first["eval/gaussian"] == pytest.approx(np.pi / 2, rel=0.1)
+    assert len({first[f"eval/{name}"] for name in ("error", "null", "other")}) == 3
+
+
+def test_the_spread_of_channels_leaves_padding_out():
+    latents = np.random.default_rng(0).standard_normal((3, 50, 4)).astype(np.float32)
+    mask = np.arange(50)[None] < np.array([50, 20, 35])[:, None]
+    expected = latents[mask].std(axis=0)
+    loud = np.where(mask[..., None], latents, 100.0)
+    np.testing.assert_allclose(dit.channel_spread(loud, mask), expected, rtol=1e-5)
+
+
+def test_average_velocities_train_through_the_network(parts):
+    """At r = t (2) is (1); elsewhere its derivative is that of finite differences."""
+    trained, frozen = parts
+    batch, config = toys.batch(), dataclasses.replace(CONFIG, mean_flow=MeanFlow(share=1.0))
+    setting = SETTING._replace(config=config)
+    scene = dit.encode(setting, frozen | trained, batch)
+    noise = jax.random.normal(jax.random.key(0), scene.real.shape)
+    t, r = jnp.linspace(0.2, 0.9, 8), jnp.linspace(0.1, 0.5, 8)
+
+    @jax.jit
+    def measure(t, r):
+        parts = frozen | trained
+        average = dit.average_field(setting, parts["dit"], scene)
+        errors = dit.average_errors(setting, parts, scene, t, r, noise)
+        at = lambda s: average(flow.interpolate(scene.real, noise, s), s, r)  # noqa: E731
+        step = 1e-4  # float32: the embedding turns 1000 t, so a tenth of a radian
+        slope = (at(t + step) - at(t - step)) / (2 * step)
+        target = flow.velocity_target(scene.real, noise) - flow.broadcast_time(t - r, slope) * slope
+        return errors, losses.squared_error(at(t), target)
+
+    errors, expected = measure(t, r)
+    np.testing.assert_allclose(errors, expected, rtol=0.1)
+    equal, _ = measure(t, t)
+    plain = jax.jit(functools.partial(dit.velocity_errors, SETTING, frozen | trained, scene))
+    np.testing.assert_allclose(equal, plain(t, noise), rtol=1e-4)
+
+    loss = functools.partial(dit.flow_loss, setting=setting, frozen=frozen, batch=batch)
+    gradients, metrics = jax.jit(jax.grad(loss, has_aux=True))(trained, key=jax.random.key(0))
+    assert all(np.isfinite(g).all() and np.any(g) for g in jax.tree.leaves(gradients["dit"]))
+    assert metrics["loss/weighted"] == pytest.approx(1.0, abs=0.01)  # every item weighs alike
+    assert metrics["error/interval"] > 0
+
+
+def test_pairs_of_times_need_the_law_of_pairs():
+    with pytest.raises(ValueError, match="time_law='uniform' gives no pairs"):
+        dataclasses.replace(CONFIG, time_law="uniform", mean_flow=MeanFlow(share=0.5))
+
+
+def test_phases_carry_data_of_their_own_and_make_up_the_run():
+    short = dataclasses.replace(CONFIG.data, num_frames=16)
+    phases = (DiTPhase(num_steps=7), DiTPhase(num_steps=3, data=short))
+    config = dataclasses.replace(CONFIG, phases=phases)
+    assert config.phase_data() == ((7, CONFIG.data), (3, short))
+    assert CONFIG.phase_data() == ((10, CONFIG.data),)
+    with pytest.raises(ValueError, match="phases last 7 steps and num_steps=10"):
+        dataclasses.replace(CONFIG, phases=phases[:1])
 
 
 def test_eight_devices_train_as_one(parts, one_step, devices):
