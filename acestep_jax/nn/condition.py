@@ -23,7 +23,7 @@ from acestep_jax.nn.stack import AlternatingStack, run_plain_layer
 from acestep_jax.ops import rope
 from acestep_jax.typing import Array
 
-_token_init = nn.initializers.normal(0.02)  # initializer_range of the release
+token_init = nn.initializers.normal(0.02)  # initializer_range of the release
 
 
 class Encoder(nn.Module):
@@ -40,12 +40,8 @@ class Encoder(nn.Module):
     attention: str = "auto"
     quirks: Quirks = Quirks()
 
-    @property
-    def num_layers(self) -> int:
-        """Depth; each encoder names its own field of the configuration."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many layers it has.")
-
-    def setup(self) -> None:
+    def build(self, num_layers: int) -> None:
+        """Makes embedding, layers and norm; the `setup` of every kind of encoder calls it."""
         config = self.config
         self.embed_tokens = Linear(config.encoder.width, use_bias=True, dtype=self.dtype)
         make_layer = functools.partial(
@@ -55,9 +51,7 @@ class Encoder(nn.Module):
             dtype=self.dtype,
             implementation=self.attention,
         )
-        self.layers = AlternatingStack(
-            make_layer, self.num_layers, config.sliding_window, self.remat
-        )
+        self.layers = AlternatingStack(make_layer, num_layers, config.sliding_window, self.remat)
         self.norm = RMSNorm(config.rms_norm_eps)
 
     def run_layers(self, hidden: Array, mask: Array | None = None) -> Array:
@@ -79,42 +73,42 @@ class Encoder(nn.Module):
 class LyricEncoder(Encoder):
     """Encodes lyric tokens."""
 
-    @property
-    def num_layers(self) -> int:
-        """Depth."""
-        return self.config.num_lyric_encoder_hidden_layers
+    def setup(self) -> None:
+        self.build(self.config.num_lyric_encoder_hidden_layers)
 
 
-class TimbreEncoder(Encoder):
+class Summarizer(Encoder):
+    """Encodes a sequence to the one vector that its first position gathers."""
+
+    def build(self, num_layers: int) -> None:
+        """Adds the learned token that may stand before the sequence."""
+        super().build(num_layers)
+        self.special_token = self.param(
+            "special_token", token_init, (1, 1, self.config.encoder.width)
+        )
+
+    def summarize(self, x: Array, *, prepend_token: bool = True) -> Array:
+        """Encodes [N, T, ...], with the learned token put first or without, to [N, He]."""
+        hidden = self.embed_tokens(x)
+        if prepend_token:
+            token = jnp.broadcast_to(self.special_token, (hidden.shape[0], 1, hidden.shape[-1]))
+            hidden = jnp.concatenate([token.astype(hidden.dtype), hidden], axis=1)
+        return self.run_layers(hidden)[:, 0]
+
+
+class TimbreEncoder(Summarizer):
     """Summarises a reference clip in one vector: latents [N, F, C] to [N, He].
 
     The 2B models read the encoding of the first frame, the XL models that of a learned token put
     before the frames. The released 2B files hold the token too, unused.
     """
 
-    @property
-    def num_layers(self) -> int:
-        """Depth."""
-        return self.config.num_timbre_encoder_hidden_layers
-
     def setup(self) -> None:
-        super().setup()
-        self.special_token = self.param(
-            "special_token", _token_init, (1, 1, self.config.encoder.width)
-        )
+        self.build(self.config.num_timbre_encoder_hidden_layers)
 
     def __call__(self, latents: Array) -> Array:
         """Encodes each clip; clips are not masked, their whole length counts."""
-        hidden = self.embed_tokens(latents)
-        if self.config.prepend_timbre_token:
-            hidden = prepend(self.special_token, hidden)
-        return self.run_layers(hidden)[:, 0]
-
-
-def prepend(token: Array, hidden: Array) -> Array:
-    """Puts a learned token [1, 1, D] before every sequence [B, T, D]."""
-    token = jnp.broadcast_to(token, (hidden.shape[0], 1, hidden.shape[-1]))
-    return jnp.concatenate([token.astype(hidden.dtype), hidden], axis=1)
+        return self.summarize(latents, prepend_token=self.config.prepend_timbre_token)
 
 
 class ConditionEncoder(nn.Module):

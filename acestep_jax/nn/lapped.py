@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.nn.config import VAEConfig
-from acestep_jax.nn.vae import strided_conv
+from acestep_jax.ops.convolution import strided_conv
 from acestep_jax.typing import Array, Key, Params
 
 _SHARE = 0.75  # of a layer's channels that carry the transform

@@ -82,6 +82,7 @@ def init_params(networks: Networks, key: Key) -> Params:
     keys = dict(zip(_PARTS, jax.random.split(key, len(_PARTS)), strict=True))
     frames = jnp.zeros((1, 2 * config.pool_window_size, channels))
     text = jnp.zeros((1, 2, config.text_hidden_dim))
+    hidden = jnp.zeros((1, 2, width))
     mask = jnp.ones((1, 2), bool)
     owner = jnp.zeros((1,), jnp.int32)
     inputs = {
@@ -89,11 +90,11 @@ def init_params(networks: Networks, key: Key) -> Params:
             frames,
             jnp.ones(1),
             jnp.zeros((1, frames.shape[1], 2 * channels)),
-            text_like(width),
+            hidden,
         ),
         "condition_encoder": (text, mask, text, mask, frames, owner, 1),
         "tokenizer": (frames, frames),
-        "detokenizer": (text_like(width),),
+        "detokenizer": (hidden,),
         "text_encoder": (jnp.zeros((1, 2), jnp.int32),),
     }
     params = {
@@ -103,11 +104,6 @@ def init_params(networks: Networks, key: Key) -> Params:
     # Small and random, as the release initialises its null embedding like any other weight.
     params["null_condition"] = 0.02 * jax.random.normal(keys["null_condition"], (1, 1, width))
     return params
-
-
-def text_like(width: int) -> jax.Array:
-    """Makes a placeholder condition [1, 2, width] for shape inference."""
-    return jnp.zeros((1, 2, width))
 
 
 _PARTS = (

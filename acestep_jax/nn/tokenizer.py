@@ -10,13 +10,11 @@ writes and a cover preserves.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from acestep_jax.nn.condition import Encoder, prepend
+from acestep_jax.nn.condition import Encoder, Summarizer, token_init
 from acestep_jax.nn.config import ModelConfig
 from acestep_jax.nn.layers import Linear, Quirks
 from acestep_jax.ops import fsq
 from acestep_jax.typing import Array
-
-_token_init = nn.initializers.normal(0.02)  # initializer_range of the release
 
 
 def fill_with_silence(latents: Array, silence_latent: Array, frame_mask: Array) -> Array:
@@ -38,23 +36,15 @@ def fill_with_silence(latents: Array, silence_latent: Array, frame_mask: Array) 
     return jnp.where(frame_mask[..., None].astype(bool), latents, padding)
 
 
-class AttentionPooler(Encoder):
+class AttentionPooler(Summarizer):
     """Pools each window of frames into one vector: [B, F, He] to [B, He]."""
 
-    @property
-    def num_layers(self) -> int:
-        """Depth."""
-        return self.config.num_attention_pooler_hidden_layers
-
     def setup(self) -> None:
-        super().setup()
-        self.special_token = self.param(
-            "special_token", _token_init, (1, 1, self.config.encoder.width)
-        )
+        self.build(self.config.num_attention_pooler_hidden_layers)
 
     def __call__(self, frames: Array) -> Array:
         """Reads what the learned token, put first, has gathered from its window."""
-        return self.run_layers(prepend(self.special_token, self.embed_tokens(frames)))[:, 0]
+        return self.summarize(frames)
 
 
 class Quantizer(nn.Module):
@@ -91,18 +81,26 @@ class Quantizer(nn.Module):
 
 
 class AudioTokenizer(nn.Module):
-    """Turns 25 Hz latents into 5 Hz codes."""
+    """Turns 25 Hz latents into 5 Hz codes.
+
+    Attributes:
+      config: the package's sizes.
+      dtype, remat, attention, quirks: as for the DiT.
+      pooler: what summarises a window, [B, F, He] to [B, He]; its parameters have the released name
+        whatever it is, but only the attention pooler's can be read from a release or exported.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
     attention: str = "auto"
     quirks: Quirks = Quirks()
+    pooler: type[nn.Module] = AttentionPooler
 
     def setup(self) -> None:
         config = self.config
         self.audio_acoustic_proj = Linear(config.encoder.width, use_bias=True, dtype=self.dtype)
-        self.attention_pooler = AttentionPooler(
+        self.attention_pooler = self.pooler(
             config, self.dtype, self.remat, self.attention, self.quirks
         )
         self.quantizer = Quantizer(config, self.dtype, self.quirks)
@@ -156,16 +154,11 @@ class Detokenizer(Encoder):
     Windows do not see one another.
     """
 
-    @property
-    def num_layers(self) -> int:
-        """Depth; the released configuration gives the pooler's."""
-        return self.config.num_attention_pooler_hidden_layers
-
     def setup(self) -> None:
         config = self.config
-        super().setup()
+        self.build(config.num_attention_pooler_hidden_layers)  # as the released configuration
         self.special_tokens = self.param(
-            "special_tokens", _token_init, (1, config.pool_window_size, config.encoder.width)
+            "special_tokens", token_init, (1, config.pool_window_size, config.encoder.width)
         )
         self.proj_out = Linear(config.audio_acoustic_hidden_dim, use_bias=True, dtype=self.dtype)
 

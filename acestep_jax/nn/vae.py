@@ -1,16 +1,10 @@
 """Oobleck: the autoencoder between 48 kHz stereo and 25 Hz latents.
 
-Five blocks of dilated residual units, each followed by a
-strided convolution, shrink time by 2·4·4·6·10 = 1920 while the channels grow 16-fold; the decoder
-walks back. Activations are Snake, x + sin²(αx)/β, which lets a convolution oscillate; every kernel
-is weight-normalised, W = g·v/‖v‖. Arrays are [B, time, channels] throughout.
-
-Two evaluations are rewritten for speed and equal the textbook forms (tests/nn/test_vae.py):
-
-  * kernels span two strides, so a strided or transposed convolution is a matrix product or two on
-    rows of s samples; no zeros are multiplied, and the gradients are matrix products as well;
-  * sin² has period π, so one reduction and a short polynomial replace the sine (40 times as fast
-    as XLA's on a CPU).
+Five blocks of dilated residual units, each followed by a strided convolution, shrink time by
+2·4·4·6·10 = 1920 while the channels grow 16-fold; the decoder walks back. Activations are Snake,
+x + sin²(αx)/β, which lets a convolution oscillate; every kernel is weight-normalised, W = g·v/‖v‖.
+Arrays are [B, time, channels] throughout. Snake and the strided convolutions are evaluated in
+forms of our own (ops/snake.py, ops/convolution.py), faster than XLA's.
 
 Source: the released AutoencoderOobleck (Stability AI's Oobleck, Evans et al. 2024,
 arXiv:2404.10301); Snake: Ziyin et al. 2020, arXiv:2006.08195.
@@ -26,6 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.nn.config import VAEConfig
+from acestep_jax.ops.convolution import strided_conv, transposed_conv, weight_norm
+from acestep_jax.ops.snake import snake
 from acestep_jax.typing import Array, Key, Params
 
 _DILATIONS = (1, 3, 9)
@@ -50,57 +46,6 @@ class Posterior:
         return self.mean + self.std * noise
 
 
-def _sin_cos(x: Array) -> tuple[Array, Array]:
-    """Evaluates ±sin(x) and ±cos(x) with one common sign, from x modulo π, in float32.
-
-    Their squares and product, all that Snake needs, err by less than 4e-7 for |x| < 100.
-    """
-    # Cody-Waite: π in two parts, so that the reduction keeps float32's precision for large x.
-    turns = jnp.round(x * (1 / math.pi))
-    reduced = (x - turns * 3.140625) - turns * 9.676535897932e-4
-    q = reduced * reduced
-    # Taylor series; the first term left out is below 6e-8 (sine) and 7e-9 (cosine) at π/2.
-    sine = reduced * (
-        1 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 - q / 39916800))))
-    )
-    cosine = 1 + q * (
-        -1 / 2
-        + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320 + q * (-1 / 3628800 + q / 479001600))))
-    )
-    return sine, cosine
-
-
-@jax.custom_vjp
-def snake(x: Array, frequency: Array, gain: Array) -> Array:
-    """Computes x + gain · sin²(frequency · x) for x [B, W, C] and [1, 1, C] parameters."""
-    sine, _ = _sin_cos(frequency * x)
-    return x + gain * (sine * sine)
-
-
-def _snake_forward(x: Array, frequency: Array, gain: Array) -> tuple[Array, tuple]:
-    return snake(x, frequency, gain), (x, frequency, gain)
-
-
-def _snake_backward(residuals: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
-    x, frequency, gain = residuals
-    sine, cosine = _sin_cos(frequency * x)
-    slope = gain * cotangent * (2 * sine * cosine)  # d/du sin²(u) = 2 sin(u) cos(u)
-    return (
-        cotangent + frequency * slope,
-        _sum_per_channel(slope * x),
-        _sum_per_channel(cotangent * sine * sine),
-    )
-
-
-def _sum_per_channel(x: Array) -> Array:
-    # a product with ones: XLA's reduction over all but the last axis would be slower on a CPU
-    flat = x.reshape(-1, x.shape[-1])
-    return (jnp.ones((flat.shape[0],), flat.dtype) @ flat)[None, None]
-
-
-snake.defvjp(_snake_forward, _snake_backward)
-
-
 class Snake(nn.Module):
     """Adds a periodic part to the identity: x + sin²(e^alpha x) / (e^beta + 1e-9).
 
@@ -115,15 +60,6 @@ class Snake(nn.Module):
         # 1e-9 inside the reciprocal, as released
         frequency, gain = jnp.exp(alpha), 1 / (jnp.exp(beta) + 1e-9)
         return snake(wide, frequency[None, None], gain[None, None]).astype(x.dtype)
-
-
-def weight_norm(weight_g: Array, weight_v: Array, *, axis: int) -> Array:
-    """Computes W = g · v / ‖v‖, the norm over every axis of v [k, in, out] but `axis`."""
-    others = tuple(i for i in range(weight_v.ndim) if i != axis)
-    norm = jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=others, keepdims=True))
-    shape = [1] * weight_v.ndim
-    shape[axis] = -1
-    return weight_g.reshape(shape) * weight_v / norm
 
 
 class _WeightNormed(nn.Module):
@@ -184,67 +120,6 @@ class StridedConv(_WeightNormed):
             x.astype(self.dtype), kernel, stride=self.stride, padding=math.ceil(self.stride / 2)
         )
         return self.add_bias(y)
-
-
-def strided_conv(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
-    """Computes the convolution of stride s for a kernel of two strides, as two matrix products.
-
-    With time cut into rows X[q] of s samples, y[q] = X[q]·K[:s] + X[q+1]·K[s:].
-
-    Args:
-      x: [B, W, in].
-      kernel: [2s, in, out].
-      stride: s.
-      padding: p, zeros before and after.
-
-    Returns:
-      [B, floor((W + 2p − 2s) / s) + 1, out]; floor(W / s) where p = s/2.
-
-    Raises:
-      ValueError: if the kernel does not span two strides.
-    """
-    _require_two_strides(kernel, stride)
-    batch, samples, channels = x.shape
-    frames = (samples + 2 * padding) // stride - 1
-    after = (frames + 1) * stride - samples - padding  # negative where a tail is left over
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (padding, after, 0), (0, 0, 0)])
-    rows = x.reshape(batch, frames + 1, stride * channels)
-    first, second = kernel.reshape(2, stride * channels, -1)
-    return rows[:, :-1] @ first + rows[:, 1:] @ second
-
-
-def transposed_conv(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
-    """Computes y[n] = Σ x[t]·K[j] over t·s + j − p = n, for a kernel of two strides.
-
-    With n + p = q·s + r, only x[q]·K[r] and x[q−1]·K[s+r] meet in y[n]: one matrix product onto
-    (half, r, out), whose halves are added one frame apart and whose r is laid out as time.
-
-    Args:
-      x: [B, T, in].
-      kernel: [2s, in, out], as the released ConvTranspose1d stores it (no flip).
-      stride: s.
-      padding: p, cropped from both ends.
-
-    Returns:
-      [B, (T + 1)·s − 2p, out]; T·s where p = s/2.
-
-    Raises:
-      ValueError: if the kernel does not span two strides.
-    """
-    _require_two_strides(kernel, stride)
-    batch, frames, channels = x.shape
-    halves = x @ kernel.transpose(1, 0, 2).reshape(channels, -1)  # [B, T, 2·s·out]
-    current, carried = jnp.split(halves, 2, axis=-1)
-    y = jnp.pad(current, ((0, 0), (0, 1), (0, 0))) + jnp.pad(carried, ((0, 0), (1, 0), (0, 0)))
-    y = y.reshape(batch, (frames + 1) * stride, -1)
-    return y[:, padding : y.shape[1] - padding]
-
-
-def _require_two_strides(kernel: Array, stride: int) -> None:
-    if kernel.shape[0] != 2 * stride:
-        raise ValueError(
-            f"the kernel has {kernel.shape[0]} taps; this form needs two strides, {2 * stride}."
-        )
 
 
 class ConvTranspose(_WeightNormed):

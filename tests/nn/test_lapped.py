@@ -7,7 +7,7 @@ import pytest
 
 from acestep_jax.nn import lapped, vae
 from acestep_jax.nn.config import VAEConfig
-from acestep_jax.ops import stft
+from acestep_jax.ops import convolution, stft
 
 SMALL = VAEConfig(
     encoder_hidden_size=8,
@@ -22,8 +22,10 @@ SMALL = VAEConfig(
 def test_synthesis_undoes_analysis(stride):
     kernel = lapped.cosine_kernel(stride)[:, None]  # one channel in, its bands out
     signal = jax.random.normal(jax.random.key(0), (1, 20 * stride, 1))
-    bands = vae.strided_conv(signal, kernel, stride=stride, padding=stride // 2)
-    back = vae.transposed_conv(bands, kernel.transpose(0, 2, 1), stride=stride, padding=stride // 2)
+    bands = convolution.strided_conv(signal, kernel, stride=stride, padding=stride // 2)
+    back = convolution.transposed_conv(
+        bands, kernel.transpose(0, 2, 1), stride=stride, padding=stride // 2
+    )
     inner = slice(stride, -stride)  # at the ends half of the overlap is missing
     np.testing.assert_allclose(back[:, inner], signal[:, inner], atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The autoencoder: released numbers, lengths, and the two forms rewritten for speed."""
+"""The autoencoder: released numbers, lengths, folding and training."""
 
 import functools
 
@@ -100,64 +100,6 @@ def test_decoding_reproduces_the_released_numbers():
         rtol=2e-5,  # six printed decimals
         atol=2e-5,
     )
-
-
-# The forms rewritten for speed ----------------------------------------------------------------
-
-
-def _textbook_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride,), [(padding, padding)], dimension_numbers=("NWC", "WIO", "NWC")
-    )
-
-
-@pytest.mark.parametrize(("samples", "stride", "padding"), [(24, 4, 2), (29, 4, 2), (17, 3, 2)])
-def test_a_strided_convolution_is_two_matrix_products(samples, stride, padding):
-    x_key, kernel_key = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(x_key, (2, samples, 5))
-    kernel = jax.random.normal(kernel_key, (2 * stride, 5, 7))
-    expected = _textbook_conv(x, kernel, stride, padding)
-    ours = vae.strided_conv(x, kernel, stride=stride, padding=padding)
-    np.testing.assert_allclose(ours, expected, atol=2e-5)  # float32 sums of 40 products
-
-
-@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (3, 2), (6, 3)])
-def test_a_transposed_convolution_is_the_adjoint_of_the_strided_one(stride, padding):
-    x_key, kernel_key = jax.random.split(jax.random.key(1))
-    x = jax.random.normal(x_key, (2, 9, 5))
-    kernel = jax.random.normal(kernel_key, (2 * stride, 5, 7))
-    ours = vae.transposed_conv(x, kernel, stride=stride, padding=padding)
-    shape = jax.ShapeDtypeStruct((*ours.shape[:2], 7), jnp.float32)
-
-    def forward(y):
-        return _textbook_conv(y, kernel.transpose(0, 2, 1), stride, padding)
-
-    (expected,) = jax.linear_transpose(forward, shape)(x)
-    np.testing.assert_allclose(ours, expected, atol=2e-5)  # float32 sums of 10 products
-
-
-def test_a_kernel_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="7 taps; this form needs two strides, 8"):
-        vae.strided_conv(jnp.zeros((1, 16, 1)), jnp.zeros((7, 1, 1)), stride=4, padding=2)
-
-
-def test_snake_adds_a_squared_sine_and_has_its_gradient():
-    x = jnp.linspace(-30, 30, 301)[None, :, None] * jnp.ones((1, 1, 2))
-    frequency, gain = jnp.array([[[0.7, 2.5]]]), jnp.array([[[1.3, 0.4]]])
-
-    def textbook(x, frequency, gain):
-        return x + gain * jnp.sin(frequency * x) ** 2
-
-    np.testing.assert_allclose(
-        vae.snake(x, frequency, gain), textbook(x, frequency, gain), atol=1e-5
-    )  # measured 4e-6: float32 at arguments up to 75
-    weigh = jnp.cos(jnp.arange(602.0).reshape(x.shape))  # any cotangent
-    for i in range(3):
-        ours, expected = (
-            jax.grad(lambda *a, f=f: jnp.sum(weigh * f(*a)), argnums=i)(x, frequency, gain)
-            for f in (vae.snake, textbook)
-        )
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)  # sums of 301 terms of 30
 
 
 # The autoencoder as a whole -------------------------------------------------------------------
