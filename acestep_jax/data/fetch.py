@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from acestep_jax import units
-from acestep_jax.data import audio, labels
+from acestep_jax.data import audio, labels, skips
 
 CATALOGUE = pathlib.Path(__file__).with_name("recordings.csv")
 
@@ -161,19 +161,19 @@ def write_manifest(folder: pathlib.Path, recordings: Iterable[Recording]) -> Non
 
 def fetch(
     data_dir: pathlib.Path, *, max_seconds: float, packages: Sequence[str] = ()
-) -> audio.SkipList:
+) -> skips.SkipList:
     """Downloads, unpacks and decodes the catalogue; returns what was skipped and why.
 
     Raises:
       NoPackageTools: if this machine cannot unpack Debian packages.
-      audio.TooManyBadFiles: if more than a tenth of the recordings are unusable.
+      skips.TooManyBadFiles: if more than a tenth of the recordings are unusable.
     """
     recordings = [r for r in load_catalogue() if not packages or r.package in packages]
     folder = data_dir / "audio" / "real"
     names = sorted({r.package for r in recordings})
     download_packages(names, data_dir / "packages")
     roots = {name: unpack_package(name, data_dir / "packages") for name in names}
-    skipped = audio.SkipList()
+    skipped = skips.SkipList()
     for recording in recordings:
         try:
             fetch_recording(recording, roots[recording.package], folder, max_seconds)

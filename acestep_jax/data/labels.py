@@ -7,12 +7,18 @@ Unknown facts are None and are written as "N/A" into prompts, as the release doe
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
+import re
 from typing import Any
 
 from acestep_jax.tasks import prompt
 
 SPLITS = ("train", "validation", "test")
+BPM_RANGE = (30, 300)
+TIME_SIGNATURES = ("2", "3", "4", "6")
+KEYSCALE = re.compile(r"[A-G][#b]? (major|minor)")
+"""What the release's prompts and planner know; other values would be new words to it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,7 @@ class SongLabels:
       language: of the lyrics, ISO 639-1, "unknown" if there are none.
       lines: the lyrics sheet in order, tags included; empty for music without words.
       words: sung words with times; empty if unknown. `instrumental` tells the two cases apart.
+      timed: whether the times of `lines` are known; false where they were spread over the song.
       chords: (start seconds, chord name) pairs; empty if unknown.
       stems: track name to the audio file, relative to this one's folder.
       licence, artist, title, source: where the audio comes from.
@@ -64,6 +71,7 @@ class SongLabels:
     instrumental: bool = False
     lines: tuple[Line, ...] = ()
     words: tuple[Word, ...] = ()
+    timed: bool = True
     chords: tuple[tuple[float, str], ...] = ()
     stems: dict[str, str] = dataclasses.field(default_factory=dict)
     licence: str = ""
@@ -85,22 +93,76 @@ class SongLabels:
 
 
 def _problems(labels: SongLabels) -> list[str]:
-    """Lists what contradicts itself."""
-    problems = []
+    """Lists what has the wrong type or range, or contradicts itself."""
+    problems = [
+        f"{name} is {getattr(labels, name)!r}, must be text"
+        for name in ("name", "group", "split", "language", "licence", "artist", "title", "source")
+        if not isinstance(getattr(labels, name), str)
+    ]
+    if not isinstance(labels.seconds, int | float) or not 0 < labels.seconds < math.inf:
+        return [*problems, f"seconds is {labels.seconds!r}, must be a positive number"]
+    problems += name_problems(labels.name)
     if labels.split not in SPLITS:
         problems.append(f"split is {labels.split!r}, must be one of {SPLITS}")
     if not labels.captions:
         problems.append("there is no caption")
-    if labels.instrumental and (labels.words or labels.lines):
-        problems.append("an instrumental has words")
-    for word in labels.words:
-        if not 0 <= word.start < word.end <= labels.seconds:
-            problems.append(f"word {word.text!r} at {word.start}-{word.end} s is outside the song")
-        if not 0 <= word.line < len(labels.lines):
-            problems.append(f"word {word.text!r} belongs to line {word.line}, which is missing")
+    if not all(isinstance(caption, str) and caption.strip() for caption in labels.captions):
+        problems.append("a caption is empty or no text")
+    problems += _metadata_problems(labels) + _lyrics_problems(labels)
     unknown = sorted(set(labels.stems) - set(prompt.TRACK_NAMES))
     if unknown:
         problems.append(f"stems {unknown} are not among {prompt.TRACK_NAMES}")
+    return problems
+
+
+def name_problems(name: Any) -> list[str]:
+    """Says why a name cannot also name files: it must not lead out of its folder."""
+    usable = isinstance(name, str) and name not in ("", ".", "..") and not name.startswith("-")
+    if usable and not re.search(r"[/\\\x00-\x1f]", name) and len(name.encode()) <= 180:
+        return []
+    return [f"name {name!r} is no file name (no / or \\, not empty, at most 180 bytes)"]
+
+
+def _metadata_problems(labels: SongLabels) -> list[str]:
+    problems = []
+    low, high = BPM_RANGE
+    bpm, key = labels.bpm, labels.keyscale
+    if bpm is not None and (type(bpm) is not int or not low <= bpm <= high):
+        problems.append(f"bpm is {bpm!r}, must be a whole number from {low} to {high}")
+    if key is not None and not (isinstance(key, str) and KEYSCALE.fullmatch(key)):
+        problems.append(f"keyscale is {key!r}, must be like 'C major' or 'F# minor'")
+    if labels.timesignature not in (None, *TIME_SIGNATURES):
+        problems.append(f"timesignature is {labels.timesignature!r}, not in {TIME_SIGNATURES}")
+    if labels.language not in prompt.LANGUAGES:
+        problems.append(f"language is {labels.language!r}, must be a code such as 'en'")
+    for name in ("instrumental", "timed"):
+        if type(getattr(labels, name)) is not bool:
+            problems.append(f"{name} is {getattr(labels, name)!r}, must be true or false")
+    return problems
+
+
+def _lyrics_problems(labels: SongLabels) -> list[str]:
+    problems = []
+    if labels.instrumental and (labels.words or labels.lines):
+        problems.append("an instrumental has words")
+    for kind, spans in (("word", labels.words), ("line", labels.lines)):
+        for span in spans:
+            times = (span.start, span.end)
+            if not isinstance(span.text, str) or not all(isinstance(t, int | float) for t in times):
+                problems.append(f"{kind} {span} must be text with two numbers of seconds")
+                return problems
+    for word in labels.words:
+        if not 0 <= word.start < word.end <= labels.seconds:
+            problems.append(f"word {word.text!r} at {word.start}-{word.end} s is outside the song")
+        if type(word.line) is not int or not 0 <= word.line < len(labels.lines):
+            problems.append(f"word {word.text!r} belongs to line {word.line}, which is missing")
+    for line in labels.lines:
+        # the end of a file may lose a little to resampling
+        if not 0 <= line.start <= line.end <= labels.seconds + 0.1:
+            problems.append(f"line {line.text!r} at {line.start}-{line.end} s is outside the song")
+    for start, name in labels.chords:
+        if not 0 <= start <= labels.seconds:
+            problems.append(f"chord {name!r} at {start} s is outside the song")
     return problems
 
 
@@ -154,8 +216,15 @@ def load_labels(path: pathlib.Path) -> SongLabels:
 
 
 def labels_from_dict(values: dict[str, Any]) -> SongLabels:
-    """Builds labels from parsed JSON."""
+    """Builds labels from parsed JSON.
+
+    Raises:
+      KeyError, TypeError, ValueError: if fields are missing, unknown, or not what they must be.
+    """
     fields = dict(values)
+    for name in ("captions", "lines", "words", "chords"):
+        if not isinstance(fields.get(name, ()), list | tuple):
+            raise TypeError(f"{name} is {fields[name]!r}, must be a list")
     fields["captions"] = tuple(fields["captions"])
     fields["lines"] = tuple(Line(**line) for line in fields.get("lines", ()))
     fields["words"] = tuple(Word(**word) for word in fields.get("words", ()))

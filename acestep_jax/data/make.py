@@ -13,11 +13,12 @@ Cost:     download 425 MB; 240 songs and 4.1 h of recordings need some 4 GB of d
 """
 
 import argparse
+import functools
 import pathlib
 import subprocess
 from collections.abc import Sequence
 
-from acestep_jax.data import fetch, prepare, shards, sources
+from acestep_jax.data import encode, fetch, manifest, prepare, shards, sources
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data.songs import __main__ as songs
 
@@ -39,27 +40,28 @@ def fetch_recordings(data_dir: pathlib.Path) -> None:
         print(f"no recordings: {error}", flush=True)
 
 
-def embed_songs(audio_dir: pathlib.Path, out: pathlib.Path, encode: prepare.Encoder) -> None:
+def embed_songs(audio_dir: pathlib.Path, out: pathlib.Path, encoders: encode.Encoders) -> None:
     """Encodes a small choice of our own songs into the repository's shards.
 
     Args:
       audio_dir: our own songs; those of the test split stay out.
       out: the embedded folder.
-      encode: the compiled encoder.
+      encoders: the compiled networks.
     """
     known = [labels_lib.load_labels(path) for path in sorted(audio_dir.glob("*.json"))]
+    found = {song.name: song for song in manifest.read_source(str(audio_dir))}
     records = {}
     for split, count in EMBEDDED_SONGS.items():
         songs = [labels for labels in known if labels.split == split]
         records[split] = [
             prepare.prepare_song(
-                audio_dir / f"{labels.name}.json",
-                encode,
+                found[labels.name],
+                encoders,
                 prepare.Choices(stems=i < EMBEDDED_STEMS, max_seconds=MAX_SECONDS),
-            )
+            )[0]
             for i, labels in enumerate(choose_varied(songs, count))
         ]
-    silence = prepare.silence_latent(encode)
+    silence = encode.silence_latent(encoders.latents)
     shards.write_shards(out, records, silence, {"licences": ["own work"]})
 
 
@@ -89,20 +91,19 @@ def main() -> None:
     add("--stages", nargs="*", default=STAGES, choices=STAGES, help="which steps to do")
     arguments = parser.parse_args()
     data_dir, stages = arguments.data_dir, arguments.stages
+    make_encoders = functools.partial(encode.load_encoders, arguments.vae)
     if "fetch" in stages:
         fetch_recordings(data_dir)
     if "render" in stages:
         songs.render_songs(data_dir / "audio" / "own", range(arguments.songs), stems_every=4)
     if "prepare" in stages:
         choices = prepare.Choices(stems=arguments.stems, max_seconds=arguments.max_seconds)
-        encode = prepare.load_encoder(arguments.vae)
         for part in ("own", "real"):
             if list((data_dir / "audio" / part).glob("*.json")):
-                folders = data_dir / "audio" / part, data_dir / "shards" / part
-                prepare.prepare(*folders, encode, choices)
+                found = manifest.read_source(str(data_dir / "audio" / part))
+                prepare.prepare(found, data_dir / "shards" / part, make_encoders, choices)
     if "embed" in stages:
-        encode = prepare.load_encoder(arguments.vae)
-        embed_songs(data_dir / "audio" / "own", sources.EMBEDDED, encode)
+        embed_songs(data_dir / "audio" / "own", sources.EMBEDDED, make_encoders())
 
 
 if __name__ == "__main__":

@@ -1,107 +1,43 @@
-"""Turns songs with labels into shards of latents, resuming where it was stopped.
+"""Turns songs with labels into shards of latents, codes and text states.
 
-Every `NAME.json` of labels with a `NAME.flac` beside it becomes one record. Records are kept one by
-one under OUT/records while the work goes on, so that a killed run loses at most the song at hand;
-shards are then written from all of them, split by group of songs, ordered by name.
+    SOURCE   a folder, a .csv, a .jsonl, or tfds:NAME (`manifest`; schema in `columns`)
+    OUT      SPLIT-IIIII-of-NNNNN.arrayrecord, dataset.json, silence.safetensors (`shards`),
+             skipped.jsonl (every song that was not taken, and why), records/ (see below)
 
-Command:  python -m acestep_jax.data.prepare --audio data/audio/own --out data/shards/own
+Records are kept one by one under OUT/records while the work goes on, each under its name and a
+digest of its labels and files: a run that was killed loses at most the songs at hand, and a song
+that changed is encoded again. Shards are then written from all of them, split by group of songs, in
+the order of the source; so the same input gives the same bytes, however often the work was
+interrupted and whatever the number of workers.
+
+Bad songs are named, counted, and skipped; the run gives up if they are more than --max_bad_share,
+or at the first with --on_bad error. Sound is read in blocks: length costs no memory.
+
+Command:  python -m acestep_jax.data.prepare --source data/audio/own --out data/shards/own
+          ... --model FOLDER --text_encoder FOLDER      codes and text states too
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax import units
-from acestep_jax.data import audio, shards, sources
+from acestep_jax.data import audio, encode, manifest, progress, records, shards, skips, sources
 from acestep_jax.data import labels as labels_lib
-from acestep_jax.nn.config import VAEConfig
-from acestep_jax.nn.vae import VAE
-from acestep_jax.typing import Params
-from acestep_jax.weights import load
+from acestep_jax.data import workers as workers_lib
 
-WINDOW = 256
-"""Frames encoded at once: one shape for songs of every length."""
-CONTEXT = 16
-"""Frames dropped at inner edges of windows. The encoder sees less than six frames to either side
-(dilated units reach 39 samples at 250 Hz, 3.9 frames; the stages before add less than one, the
-last convolution one), so that windows join without a seam."""
-
-Encoder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Audio [B, W, 2] to posterior mean and standard deviation [B, T, C]."""
-
-
-def make_encoder(config: VAEConfig, params: Params) -> Encoder:
-    """Compiles the autoencoder's encoder."""
-    vae = VAE(config)
-
-    @jax.jit
-    def encode(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-        posterior: Any = vae.apply({"params": params}, samples, method="encode")
-        return posterior.mean, posterior.std
-
-    return lambda samples: jax.tree.map(np.asarray, encode(jnp.asarray(samples)))
-
-
-def encode_song(
-    encode: Encoder, samples: np.ndarray, window: int = WINDOW
-) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes a song of any length by overlapping windows of one shape.
-
-    Args:
-      encode: the compiled encoder.
-      samples: [W, 2]; a last part shorter than one frame is left out, as in the release.
-      window: frames encoded at once.
-
-    Returns:
-      Posterior mean and standard deviation [T, C], equal to encoding the song at once, but for
-      songs shorter than a window, whose last frames see silence after the end.
-    """
-    num_frames = len(samples) // units.SAMPLES_PER_FRAME
-    if num_frames == 0:
-        raise audio.BadAudio(f"lasts {len(samples)} samples, less than one latent frame")
-    padded = np.zeros((max(num_frames, window) * units.SAMPLES_PER_FRAME, 2), np.float32)
-    padded[: num_frames * units.SAMPLES_PER_FRAME] = samples[: num_frames * units.SAMPLES_PER_FRAME]
-    pieces = []
-    for start, low, high in windows(max(num_frames, window), window):
-        first = start * units.SAMPLES_PER_FRAME
-        piece = padded[first : first + window * units.SAMPLES_PER_FRAME]
-        mean, std = encode(piece[None])
-        pieces.append((mean[0, low:high], std[0, low:high]))
-    means, stds = zip(*pieces, strict=True)
-    return np.concatenate(means)[:num_frames], np.concatenate(stds)[:num_frames]
-
-
-def windows(num_frames: int, window: int = WINDOW) -> list[tuple[int, int, int]]:
-    """Plans overlapping windows over `num_frames` >= `window` frames.
-
-    Returns:
-      (start, low, high): the window at `start` gives its frames low..high; together they cover
-      every frame once.
-    """
-    plan, covered = [], 0
-    while covered < num_frames:
-        start = min(max(0, covered - CONTEXT), num_frames - window)
-        last = start + window == num_frames
-        high = window if last else window - CONTEXT
-        plan.append((start, covered - start, high))
-        covered = start + high
-    return plan
-
-
-def silence_latent(encode: Encoder, num_frames: int = shards.SILENCE_FRAMES) -> np.ndarray:
-    """Encodes silence: [1, num_frames, C], the model's sign for "nothing here"."""
-    samples = np.zeros((max(num_frames, WINDOW) * units.SAMPLES_PER_FRAME, 2), np.float32)
-    mean, _ = encode_song(encode, samples)
-    return mean[None, :num_frames].astype(np.float32)
+# what scripts need to encode songs of their own
+Encoder = encode.LatentEncoder
+encode_song, silence_latent = encode.encode_song, encode.silence_latent
+MakeEncoders = Callable[[], encode.Encoders]
+STEM_RULES = ("song", "stem")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,164 +47,233 @@ class Choices:
     Attributes:
       stems: latents of its stems too, where it has any.
       store_std: the posterior's standard deviations too.
+      min_seconds: shorter songs are bad.
       max_seconds: of longer songs only the beginning, with the labels that concern it.
+      longest: songs longer than this are bad, even if only their beginning were kept.
+      bad_stem: a missing or bad stem makes the whole "song" bad, or leaves out that "stem" alone.
     """
 
     stems: bool = True
     store_std: bool = False
+    min_seconds: float = 1.0
     max_seconds: float = math.inf
+    longest: float = math.inf
+    bad_stem: str = "song"
+
+    def __post_init__(self) -> None:
+        if self.bad_stem not in STEM_RULES:
+            raise ValueError(f"bad_stem is {self.bad_stem!r}, must be one of {STEM_RULES}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a song: why it is bad, or its seconds and why stems were left out of it.
+
+    `found` tells that its record was there already.
+    """
+
+    seconds: float = 0.0
+    problem: str = ""
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    found: bool = False
 
 
 def prepare_song(
-    label_path: pathlib.Path, encode: Encoder, choices: Choices = Choices()
-) -> shards.Record:
+    song: manifest.Song, encoders: encode.Encoders, choices: Choices = Choices()
+) -> tuple[shards.Record, dict[str, str]]:
     """Reads and encodes one song, or its beginning.
+
+    Returns:
+      The record, and why stems were left out of it.
 
     Raises:
       BadAudio: if the mix or a stem cannot be used.
       ValueError: if the labels are broken.
     """
-    labels = labels_lib.load_labels(label_path)
-    samples = audio.read_audio(label_path.with_suffix(".flac"), min_seconds=1.0)
-    seconds = len(samples) / units.SAMPLE_RATE
+    labels = song.labels(audio.read_seconds(song.audio))
+    kept = labels_lib.first_seconds(labels, choices.max_seconds)
+    mean, std = _encode_sound(song.audio, labels, kept, encoders, choices)
+    latents, stems, left_out = mean.astype(np.float16), {}, {}
+    for track, sound in sorted(song.stems.items()) if choices.stems else ():
+        try:
+            stems[track] = _encode_sound(sound, labels, kept, encoders, choices)[0]
+        except audio.BadAudio as error:
+            if choices.bad_stem == "song":
+                raise audio.BadAudio(f"stem {track}: {error}") from error
+            left_out[track] = str(error)
+    kept = labels_lib.with_stems(kept, {track: labels.stems[track] for track in stems})
+    record = shards.Record(
+        kept,
+        latents,
+        std.astype(np.float16) if choices.store_std else None,
+        {track: stem.astype(np.float16) for track, stem in stems.items()},
+        encoders.codes(latents) if encoders.codes else None,
+        encoders.text(kept) if encoders.text else {},
+    )
+    return record, left_out
+
+
+def _encode_sound(
+    sound: audio.Sound,
+    labels: labels_lib.SongLabels,
+    kept: labels_lib.SongLabels,
+    encoders: encode.Encoders,
+    choices: Choices,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes the part that is kept of a sound, and reads the rest to check it."""
+    stream = audio.AudioStream(sound, min_seconds=choices.min_seconds, longest=choices.longest)
+    blocks = _beginning(stream, round(kept.seconds * units.SAMPLE_RATE))
+    encoded = encode.encode_blocks(encoders.latents, blocks)
+    seconds = stream.samples / units.SAMPLE_RATE
     if abs(seconds - labels.seconds) > 0.1:
-        raise audio.BadAudio(f"lasts {seconds:.2f} s, its labels say {labels.seconds:.2f} s")
-    labels = labels_lib.first_seconds(labels, choices.max_seconds)
-    kept = round(labels.seconds * units.SAMPLE_RATE)
-    mean, std = encode_song(encode, samples[:kept])
-    encoded = {}
-    for track, name in labels.stems.items() if choices.stems else ():
-        stem = audio.read_audio(label_path.parent / name, min_seconds=1.0)
-        encoded[track] = encode_song(encode, stem[:kept])[0].astype(np.float16)
-    labels = labels_lib.with_stems(labels, {track: labels.stems[track] for track in encoded})
-    kept_std = std.astype(np.float16) if choices.store_std else None
-    return shards.Record(labels, mean.astype(np.float16), kept_std, encoded)
+        raise audio.BadAudio(f"lasts {seconds:.2f} s, the song {labels.seconds:.2f} s")
+    return encoded
+
+
+def _beginning(blocks: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    """Passes the first samples on, and lets the rest run by: only then is it known to be sound."""
+    for block in blocks:
+        if samples > 0:
+            yield block[:samples]
+        samples -= len(block)
 
 
 def prepare(
-    audio_dir: pathlib.Path,
+    songs: Sequence[manifest.Song | manifest.BadRow],
     out: pathlib.Path,
-    encode: Encoder,
+    make_encoders: MakeEncoders,
     choices: Choices = Choices(),
     *,
-    max_bad_share: float = 0.1,
+    skipped: skips.SkipList | None = None,
+    workers: int = 0,
     max_songs: int | None = None,
-) -> audio.SkipList:
-    """Prepares a folder of songs.
+) -> skips.SkipList:
+    """Prepares songs into a folder of shards.
 
     Args:
-      audio_dir: holds `NAME.flac` and `NAME.json` (`labels.SongLabels`).
+      songs: as `manifest.read_source` lists them.
       out: folder of the shards.
-      encode: the compiled encoder.
+      make_encoders: gives the compiled networks; called in every worker, so it must be picklable
+        where there are any.
       choices: what is kept of each song.
-      max_bad_share: of the songs.
-      max_songs: only so many, in order of their names; None takes all.
+      skipped: with the rule for bad songs; by default up to a tenth are skipped.
+      workers: processes that encode; 0 encodes in this one. Many processes pay where reading and
+        resampling take longer than the encoder; an accelerator is shared by none or one.
+      max_songs: only so many, from the first; None takes all.
 
     Returns:
       Which songs were skipped, and why.
 
     Raises:
-      FileNotFoundError: if there are no songs.
       TooManyBadFiles: if more songs than allowed are bad; shards are not written then.
-      ValueError: if `out` holds records of another autoencoder or of other choices.
+      ValueError: if `out` holds records of other networks or of other choices.
     """
-    paths = sorted(audio_dir.glob("*.json"))[:max_songs]
-    if not paths:
-        raise FileNotFoundError(f"{audio_dir} holds no songs (NAME.flac with NAME.json).")
-    silence = silence_latent(encode)
-    _claim(out / "records", choices, silence)
-    skipped = audio.SkipList(max_share=max_bad_share)
-    names = []
-    for count, path in enumerate(paths, 1):
-        target = out / "records" / f"{path.stem}.record"
-        try:
-            if not _is_newer(target, path):
-                _write_whole(target, shards.encode_record(prepare_song(path, encode, choices)))
-            names.append(target)
-            skipped.good += 1
-        except ValueError as error:  # BadAudio, BadRecord and broken labels alike
-            skipped.skip(path.stem, error)
-        if count % 20 == 0 or count == len(paths):
-            print(f"prepared {count} of {len(paths)} songs of {audio_dir}", flush=True)
-    skipped.finish()
-    _pack(out, names, silence)
+    skipped = skips.SkipList() if skipped is None else skipped
+    encoders = make_encoders()
+    silence = encode.silence_latent(encoders.latents)
+    records.claim(out / "records", choices, encoders, silence)
+    total = len(songs) if max_songs is None else min(len(songs), max_songs)
+    work = functools.partial(
+        _prepare_one, folder=out / "records", make_encoders=make_encoders, choices=choices
+    )
+    targets, done = [], progress.Progress(total, "prepared")
+    try:
+        for song, outcome in workers_lib.in_order(work, itertools.islice(songs, total), workers):
+            if isinstance(song, manifest.BadRow) or outcome.problem:
+                skipped.skip(song.name, f"{song.where}: {outcome.problem}")
+            else:
+                targets.append(records.file_of(out / "records", song))
+                skipped.good += 1
+                skipped.leave_out(song.name, outcome.left_out)
+            done.advance(outcome.seconds, found=outcome.found)
+        skipped.finish()
+    finally:
+        skipped.save(out / "skipped.jsonl")
+    about = {"codebook": encoders.codebook} if encoders.codes else {}
+    records.pack(out, targets, silence, about)
+    print(
+        f"{out}: {skipped.good} songs, {len(skipped.reasons)} skipped, {len(skipped.parts)} stems "
+        "left out; skipped.jsonl names them",
+        flush=True,
+    )
     return skipped
 
 
-def _claim(records: pathlib.Path, choices: Choices, silence: np.ndarray) -> None:
-    """Marks a folder of records as made with this autoencoder and these choices, or refuses it."""
-    wanted = {name: str(value) for name, value in dataclasses.asdict(choices).items()}
-    mark = records / "made_with.json"
-    if mark.exists():
-        found = json.loads(mark.read_text(encoding="utf-8"))
-        same = np.allclose(found.pop("silence"), silence[0, 0], atol=1e-3)
-        if not same or found != wanted:
-            reason = f"with {found}, not {wanted}" if same else "by another autoencoder"
-            raise ValueError(
-                f"{records} was made {reason}; delete it, or choose another folder for the shards."
-            )
-        return
-    records.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(wanted | {"silence": silence[0, 0].tolist()})
-    _write_whole(mark, text.encode())
+def _prepare_one(
+    song: manifest.Song | manifest.BadRow,
+    folder: pathlib.Path,
+    make_encoders: MakeEncoders,
+    choices: Choices,
+) -> Outcome:
+    """Writes the record of a song, unless it is there."""
+    if isinstance(song, manifest.BadRow):
+        return Outcome(problem=song.reason)
+    target = records.file_of(folder, song)
+    reasons = target.with_suffix(".left_out")
+    if records.is_whole(target):
+        left_out = json.loads(reasons.read_text("utf-8")) if reasons.exists() else {}
+        return Outcome(left_out=left_out, found=True)
+    try:
+        record, left_out = prepare_song(song, make_encoders(), choices)
+        content = shards.encode_record(record)
+    except ValueError as error:  # BadAudio, BadRecord and broken labels alike
+        return Outcome(problem=str(error))
+    if left_out:
+        skips.write_whole(reasons, json.dumps(left_out).encode())
+    skips.write_whole(target, content)
+    return Outcome(record.labels.seconds, left_out=left_out)
 
 
-def _is_newer(target: pathlib.Path, source: pathlib.Path) -> bool:
-    """Whether the record was made after the song's labels, which are written last, were."""
-    return target.exists() and target.stat().st_mtime >= source.stat().st_mtime
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def _pack(out: pathlib.Path, names: Sequence[pathlib.Path], silence: np.ndarray) -> None:
-    """Writes the shards of all splits from the single records."""
-    by_split: dict[str, list[pathlib.Path]] = {}
-    licences = set()
-    for name in names:
-        labels = shards.decode_record(name.read_bytes()).labels
-        by_split.setdefault(labels.split, []).append(name)
-        licences.add(labels.licence)
-    records = {
-        split: (shards.decode_record(name.read_bytes()) for name in chosen)
-        for split, chosen in sorted(by_split.items())
-    }
-    shards.write_shards(out, records, silence, {"licences": sorted(licences)})
-
-
-@functools.cache
 def load_encoder(folder: str) -> Encoder:
     """Loads an autoencoder's folder and compiles its encoder."""
-    vae = load.load_vae(folder)
-    return make_encoder(vae.config, vae.params)
+    return encode.load_encoders(folder).latents
 
 
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Turns songs with labels into shards.")
     add = parser.add_argument
-    add("--audio", type=pathlib.Path, required=True, help="folder of .flac with .json labels")
+    add("--source", "--audio", required=True, help="a folder, .csv, .jsonl, or tfds:NAME")
     add("--out", type=pathlib.Path, required=True, help="folder of the shards")
     add("--vae", default=str(sources.EMBEDDED.parent / "vae"), help="autoencoder's folder")
+    add("--model", default="", help="folder of a model whose tokenizer writes 5 Hz codes")
+    add("--text_encoder", default="", help="folder of a Qwen3 that writes text and lyric states")
+    add("--recursive", action="store_true", help="look into subfolders, but those named stems")
+    add("--root", default="", help="folder that no path of a table may leave; its own by default")
+    add("--data_dir", help="where tensorflow datasets lie")
     add("--no_stems", action="store_true", help="leave the stems out")
     add("--store_std", action="store_true", help="store the posterior's standard deviations")
+    add("--min_seconds", type=float, default=1.0, help="shorter songs are bad")
     add("--max_seconds", type=float, default=math.inf, help="take the beginning of longer songs")
-    add("--max_songs", type=int, help="only so many, in order of their names")
+    add("--longest", type=float, default=math.inf, help="still longer songs are bad")
+    add("--bad_stem", choices=STEM_RULES, default="song", help="what a bad stem makes bad")
+    add("--on_bad", choices=skips.RULES, default="skip", help="what to do about a bad song")
     add("--max_bad_share", type=float, default=0.1, help="give up if more songs are bad")
+    add("--max_songs", type=int, help="only so many, from the first")
+    add("--workers", type=int, default=0, help="processes that encode; 0: this one alone")
     arguments = parser.parse_args()
+    songs = manifest.read_source(
+        arguments.source,
+        recursive=arguments.recursive,
+        root=arguments.root,
+        data_dir=arguments.data_dir,
+    )
     prepare(
-        arguments.audio,
+        songs,
         arguments.out,
-        load_encoder(arguments.vae),
+        functools.partial(
+            encode.load_encoders, arguments.vae, arguments.model, arguments.text_encoder
+        ),
         Choices(
             stems=not arguments.no_stems,
             store_std=arguments.store_std,
+            min_seconds=arguments.min_seconds,
             max_seconds=arguments.max_seconds,
+            longest=arguments.longest,
+            bad_stem=arguments.bad_stem,
         ),
-        max_bad_share=arguments.max_bad_share,
+        skipped=skips.SkipList(max_share=arguments.max_bad_share, on_bad=arguments.on_bad),
+        workers=arguments.workers,
         max_songs=arguments.max_songs,
     )
 

@@ -23,14 +23,14 @@ States are therefore those of the whole song with all its metadata, for trainers
 prompt of a frozen encoder without running it.
 Records are written without time stamps or hash order, so that equal songs give equal bytes.
 
-Command:  python -m acestep_jax.data.shards DIR        (checks every row and names the bad ones)
+Command:  python -m acestep_jax.data.validate DIR      (checks every row and names the bad ones)
 """
 
 import dataclasses
 import importlib
+import itertools
 import json
 import pathlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +39,7 @@ import safetensors.numpy
 
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
+from acestep_jax.data import skips
 from acestep_jax.tasks import prompt
 
 SCHEMA = 1
@@ -122,8 +123,16 @@ def _all_finite(array: np.ndarray) -> bool:
     return int(bits.max()) < 0x7C00
 
 
-def record_problems(record: Record, channels: int | None = None) -> list[str]:
-    """Lists all that is wrong with a record: shapes, types, values not finite, silence."""
+def record_problems(
+    record: Record, channels: int | None = None, codebook: int | None = None
+) -> list[str]:
+    """Lists all that is wrong with a record: shapes, types, values not finite, silence.
+
+    Args:
+      record: to check.
+      channels: of the latents, where known.
+      codebook: number of codes, where known.
+    """
     problems = []
     arrays = {"latents": record.latents, **{_STEM + k: v for k, v in record.stems.items()}}
     if record.std is not None:
@@ -147,17 +156,20 @@ def record_problems(record: Record, channels: int | None = None) -> list[str]:
     unknown = sorted(set(record.stems) - set(prompt.TRACK_NAMES))
     if unknown:
         problems.append(f"unknown stems {unknown}")
-    return problems + _code_problems(record) + _state_problems(record)
+    return problems + _code_problems(record, codebook) + _state_problems(record)
 
 
-def _code_problems(record: Record) -> list[str]:
+def _code_problems(record: Record, codebook: int | None) -> list[str]:
     codes = record.codes
-    if codes is None:
+    if codes is None or len(record.latents) == 0:
         return []
     num_codes = -(-len(record.latents) // units.FRAMES_PER_CODE)
     if codes.shape != (num_codes,) or codes.dtype != np.int32:
         return [f"codes are {codes.dtype}{list(codes.shape)}, need int32[{num_codes}]"]
-    return [f"code {codes.min()} is negative"] if codes.min() < 0 else []
+    if codes.min() < 0 or codes.max() >= (codebook or np.inf):
+        low, high = codes.min(), codes.max()
+        return [f"codes reach from {low} to {high}, of {codebook or 'so many'} from 0 on"]
+    return []
 
 
 def _state_problems(record: Record) -> list[str]:
@@ -199,25 +211,16 @@ def write_shards(
       records: split to records, in the order they shall have.
       silence_latent: [1, S, C] float32.
       about: further facts for `dataset.json`, for instance licences.
-      records_per_shard: a larger split is divided.
+      records_per_shard: a larger split is divided; so many records are in memory at once.
+
+    Raises:
+      BadRecord: if a record breaks the schema; the shards that were there stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.arrayrecord"):
-        old.unlink()
-    frames = {}
+    written, frames = {}, {}
     for split, chosen in records.items():
-        rows, frames[split] = [], []
-        for record in chosen:
-            rows.append(encode_record(record))
-            frames[split].append(len(record.latents))
-        shards = [rows[i : i + records_per_shard] for i in range(0, len(rows), records_per_shard)]
-        for i, shard in enumerate(shards):
-            name = f"{split}-{i:05d}-of-{len(shards):05d}.arrayrecord"
-            _write_array_record(folder / name, shard)
+        written[split], frames[split] = _write_split(folder, split, chosen, records_per_shard)
     silence = np.ascontiguousarray(silence_latent, np.float32)
-    (folder / "silence.safetensors").write_bytes(
-        safetensors.numpy.save({"silence_latent": silence})
-    )
     table = {
         "schema": SCHEMA,
         "frame_rate": units.FRAME_RATE,
@@ -225,20 +228,40 @@ def write_shards(
         "frames": frames,
         **about,
     }
+    # The table goes first and comes last: a folder that has one is whole
+    (folder / "dataset.json").unlink(missing_ok=True)
+    for old in folder.glob("*.arrayrecord"):
+        old.unlink()
+    for split, partials in written.items():
+        for i, partial in enumerate(partials):
+            partial.replace(folder / f"{split}-{i:05d}-of-{len(partials):05d}.arrayrecord")
+    silence_file = safetensors.numpy.save({"silence_latent": silence})
+    skips.write_whole(folder / "silence.safetensors", silence_file)
     text = json.dumps(table, ensure_ascii=False, sort_keys=True)
-    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    skips.write_whole(folder / "dataset.json", f"{text}\n".encode())
+
+
+def _write_split(
+    folder: pathlib.Path, split: str, records: Iterable[Record], records_per_shard: int
+) -> tuple[list[pathlib.Path], list[int]]:
+    """Writes a split under names of its own, one shard at a time; gives them and all lengths."""
+    partials, frames = [], []
+    remaining = iter(records)
+    while shard := list(itertools.islice(remaining, records_per_shard)):
+        partials.append(folder / f"{split}-{len(partials):05d}.partial")
+        _write_array_record(partials[-1], [encode_record(record) for record in shard])
+        frames += [len(record.latents) for record in shard]
+    return partials, frames
 
 
 def _write_array_record(path: pathlib.Path, rows: Sequence[bytes]) -> None:
     # a compiled module, which type checkers do not see
     array_record_module = importlib.import_module("array_record.python.array_record_module")
-    partial = path.with_name(path.name + ".partial")
     # one record a group makes random access cheap; latents are noise to a compressor
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for row in rows:
         writer.write(row)
     writer.close()
-    partial.replace(path)
 
 
 def shard_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
@@ -269,7 +292,11 @@ def validate(folder: pathlib.Path) -> Iterator[str]:
     """Yields a line for every bad row of every shard, and for every file that cannot be read."""
     from array_record.python import array_record_data_source
 
-    table = read_table(folder)
+    try:
+        table = read_table(folder)
+    except (OSError, ValueError) as error:
+        yield f"dataset.json: {error}"
+        return
     found: dict[str, int] = {}
     for path in sorted(folder.glob("*.arrayrecord")):
         try:
@@ -281,34 +308,27 @@ def validate(folder: pathlib.Path) -> Iterator[str]:
         split = path.name.split("-")[0]
         found[split] = found.get(split, 0) + len(rows)
         for i, row in enumerate(rows):
-            for problem in _row_problems(row, table["channels"], split):
+            for problem in _row_problems(row, table, split):
                 yield f"{path.name}[{i}]: {problem}"
     for split, frames in table["frames"].items():
         if found.get(split, 0) != len(frames):
             yield f"split {split}: {found.get(split, 0)} songs, dataset.json says {len(frames)}"
 
 
-def _row_problems(row: bytes, channels: int, split: str) -> list[str]:
+def count_rows(folder: pathlib.Path) -> int:
+    """Counts the records that a folder's table promises; 0 without a readable table."""
+    try:
+        return sum(len(frames) for frames in read_table(folder)["frames"].values())
+    except (OSError, ValueError):
+        return 0
+
+
+def _row_problems(row: bytes, table: Mapping[str, Any], split: str) -> list[str]:
     try:
         record = decode_record(row)
     except BadRecord as error:
         return [str(error)]
-    problems = record_problems(record, channels)
+    problems = record_problems(record, table["channels"], table.get("codebook"))
     if record.labels.split != split:
         problems.append(f"belongs to split {record.labels.split}")
     return [f"{record.labels.name}: {problem}" for problem in problems]
-
-
-def main() -> None:
-    """Validates the folders named on the command line; exits with 1 if a row is bad."""
-    bad = 0
-    for name in sys.argv[1:]:
-        for problem in validate(pathlib.Path(name)):
-            bad += 1
-            print(f"{name}/{problem}")
-        print(f"{name}: checked")
-    sys.exit(1 if bad else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from acestep_jax.data import audio, fetch, labels
+from acestep_jax.data import audio, fetch, labels, skips
 
 
 def _tone(seconds, rate=48_000, channels=2):
@@ -70,13 +70,13 @@ def test_samples_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_skipped_files_are_named_and_too_many_are_an_error(capsys):
-    skipped = audio.SkipList(max_share=0.1, good=30)
+    skipped = skips.SkipList(max_share=0.1, good=30)
     skipped.skip("three.flac", audio.BadAudio("is silent"))
     skipped.finish()
     assert "1 of 31 files skipped: three.flac: is silent" in capsys.readouterr().out
     for name in "abcd":
         skipped.skip(name, audio.BadAudio("unreadable"))
-    with pytest.raises(audio.TooManyBadFiles, match=r"5 of 35 files are bad.*three\.flac.*d: unr"):
+    with pytest.raises(skips.TooManyBadFiles, match=r"5 of 35 files are bad.*three\.flac.*d: unr"):
         skipped.finish()
 
 

@@ -16,6 +16,8 @@ from acestep_jax.nn.config import VAEConfig
 from acestep_jax.nn.vae import VAE
 
 CHANNELS = 8
+DEFAULT = prepare.Choices()
+SILENCE_WINDOWS = 4
 
 
 def make_labels(name="song", seconds=8.0, **changes):
@@ -48,12 +50,10 @@ def fake_encoder(samples):
     return mean, np.full_like(mean, 0.5)
 
 
-def prepare_folder(folder, out, encoder=fake_encoder, choices=prepare.Choices(), **rules):
+def prepare_folder(folder, out, encoder=fake_encoder, choices=DEFAULT, **rules):
     songs = manifest.read_source(str(folder))
     make_encoders = functools.partial(encode.Encoders, encoder)
-    return prepare.prepare(
-        songs, out, make_encoders, choices, skipped=skips.SkipList(**rules)
-    )
+    return prepare.prepare(songs, out, make_encoders, choices, skipped=skips.SkipList(**rules))
 
 
 def write_songs(folder: pathlib.Path, names, seconds=4.0):
@@ -98,7 +98,9 @@ def test_codes_and_text_states_survive_and_are_checked():
 
     assert problems() == ""
     assert "need int32[40]" in problems(codes=codes[1:])
-    assert "code -1 is negative" in problems(codes=codes - 1 - codes.min())
+    assert "codes reach from -1 to" in problems(codes=codes - 1 - codes.min())
+    (problem,) = shards.record_problems(full, codebook=int(codes.max()))
+    assert f"to {codes.max()}, of {codes.max()} from 0 on" in problem
     assert "need all of" in problems(states={"text": states["text"]})
     assert "unlike lyrics" in problems(states=states | {"lyric_mask": np.ones(6, bool)})
     nan = np.full_like(states["lyrics"], np.nan)
@@ -166,30 +168,39 @@ def test_the_encoder_sees_no_farther_than_the_context_of_a_window():
     assert np.abs(mean[0, 6:8] - mean[1, 0:2]).max() > 1e-3  # at the edge they do differ
 
 
-def test_a_song_encoded_by_windows_equals_the_song_encoded_whole():
+@pytest.mark.parametrize("num_frames", [301, 80, 50])
+def test_a_song_encoded_by_windows_equals_the_song_encoded_whole(num_frames):
     kernel = np.random.default_rng(1).standard_normal(2 * encode.CONTEXT + 1)
 
-    def encode(samples):
+    def encode_filtered(samples):
         mean, std = fake_encoder(samples)
         filtered = [np.convolve(channel, kernel, "same") for channel in mean[0].T]
         return np.stack(filtered, axis=1)[None], std
 
-    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (301 * 1920 + 7, 2))
-    mean, std = encode.encode_song(encode, samples, window=80)
-    whole, _ = encode(samples[None, : 301 * 1920].astype(np.float32))
-    assert len(std) == 301
-    np.testing.assert_allclose(mean, whole[0], atol=1e-6)  # the same sums in another order
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (num_frames * 1920 + 7, 2))
+    mean, std = encode.encode_song(encode_filtered, samples, window=80)
+    padded = np.zeros((max(num_frames, 80) * 1920, 2), np.float32)
+    padded[: num_frames * 1920] = samples[: num_frames * 1920]
+    whole, _ = encode_filtered(padded[None])
+    assert len(std) == num_frames
+    np.testing.assert_allclose(mean, whole[0, :num_frames], atol=1e-6)  # sums in another order
 
 
-@pytest.mark.parametrize("num_frames", [256, 257, 480, 481, 900, 4500])
-def test_windows_cover_every_frame_once_and_keep_their_context(num_frames):
+@pytest.mark.parametrize("num_frames", [1, 255, 256, 257, 480, 481, 900])
+@pytest.mark.parametrize("block", [1_000_000, 77_777])
+def test_windows_cover_every_frame_once_and_keep_their_context(num_frames, block):
+    index = np.repeat(np.arange(1, num_frames + 1, dtype=np.float32), 1920)
+    stream = np.stack([index, -index], axis=1)  # every sample knows its frame
+    blocks = (stream[i : i + block] for i in range(0, len(stream), block))
     covered = []
-    for start, low, high in encode.windows(num_frames):
-        assert 0 <= start <= num_frames - encode.WINDOW
-        assert low >= encode.CONTEXT or start == 0
-        assert encode.WINDOW - high >= encode.CONTEXT or start + encode.WINDOW == num_frames
-        covered += range(start + low, start + high)
-    assert covered == list(range(num_frames))
+    for samples, low, high in encode.cut_windows(blocks):
+        assert samples.shape == (encode.WINDOW * 1920, 2)
+        frames = samples[::1920, 0].astype(int)
+        assert frames[low:high].all()
+        assert low >= encode.CONTEXT or frames[0] == 1
+        assert encode.WINDOW - high >= encode.CONTEXT or frames[high - 1] == num_frames
+        covered += frames[low:high].tolist()
+    assert covered == list(range(1, num_frames + 1))
 
 
 def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
@@ -197,11 +208,9 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
     write_songs(songs, ["a", "b", "c"])
     calls = []
 
-    silence_windows = len(encode.windows(shards.SILENCE_FRAMES))
-
     def killed_encoder(samples):
         calls.append(1)
-        if len(calls) == silence_windows + 3:  # in the third song
+        if len(calls) == SILENCE_WINDOWS + 3:  # in the third song
             raise KeyboardInterrupt
         return fake_encoder(samples)
 
@@ -210,7 +219,7 @@ def test_preparing_resumes_and_gives_the_same_bytes(tmp_path):
     calls.clear()
     prepare_folder(songs, tmp_path / "resumed", lambda x: calls.append(1) or fake_encoder(x))
     prepare_folder(songs, tmp_path / "straight", fake_encoder)
-    assert len(calls) == 1 + silence_windows  # the two songs already done were not encoded again
+    assert len(calls) == 1 + SILENCE_WINDOWS  # the two songs already done were not encoded again
     names = sorted(path.name for path in (tmp_path / "straight").glob("*.*"))
     assert "validation-00000-of-00001.arrayrecord" in names
     for name in names:
@@ -240,12 +249,15 @@ def test_a_song_that_changed_is_encoded_again(tmp_path):
     songs = tmp_path / "songs"
     write_songs(songs, ["a", "b"])
     prepare_folder(songs, tmp_path / "out")
-    record = tmp_path / "out" / "records" / "a.record"
-    os.utime(record, (0, 0))  # as if the song had been rendered anew since
-    kept = (tmp_path / "out" / "records" / "b.record").stat().st_mtime_ns
-    prepare_folder(songs, tmp_path / "out", fake_encoder)
-    assert record.stat().st_mtime > 0
-    assert (tmp_path / "out" / "records" / "b.record").stat().st_mtime_ns == kept
+    records = tmp_path / "out" / "records"
+    before = {path.name.split(".")[0]: path.name for path in records.glob("*.record")}
+    os.utime(songs / "a.flac", (0, 0))  # as if the song had been rendered anew
+    calls = []
+    prepare_folder(songs, tmp_path / "out", lambda x: calls.append(1) or fake_encoder(x))
+    after = {path.name.split(".")[0]: path.name for path in records.glob("*.record")}
+    assert len(calls) == SILENCE_WINDOWS + 1
+    assert after["a"] != before["a"]
+    assert after["b"] == before["b"]
 
 
 def test_bad_songs_are_skipped_and_named_and_too_many_stop_the_run(tmp_path, capsys):
@@ -256,10 +268,12 @@ def test_bad_songs_are_skipped_and_named_and_too_many_stop_the_run(tmp_path, cap
     skipped = prepare_folder(songs, tmp_path / "out", max_share=0.25)
     assert set(skipped.reasons) == {"good3", "good5"}
     assert skipped.good == 6
-    assert "skipped good3: unreadable" in capsys.readouterr().out
+    assert "skipped good3: good3.json: unreadable" in capsys.readouterr().out
     for name in ("good0", "good1"):
         audio.write_flac(songs / f"{name}.flac", np.zeros((48_000 * 4, 2), np.float32))
-    with pytest.raises(skips.TooManyBadFiles, match=r"4 of 8 files are bad.*good0: is silent"):
+    with pytest.raises(
+        skips.TooManyBadFiles, match=r"4 of 8 files are bad.*good0: good0.json: is silent"
+    ):
         prepare_folder(songs, tmp_path / "again", max_share=0.25)
     assert not list((tmp_path / "again").glob("*.arrayrecord"))
 
@@ -268,8 +282,9 @@ def test_audio_that_is_longer_than_its_labels_say_is_refused(tmp_path):
     write_songs(tmp_path, ["a"])
     known = labels_lib.load_labels(tmp_path / "a.json")
     labels_lib.save_labels(tmp_path / "a.json", dataclasses.replace(known, seconds=3.0))
+    (song,) = manifest.read_source(str(tmp_path))
     with pytest.raises(audio.BadAudio, match=r"lasts 4\.00 s, its labels say 3\.00 s"):
-        prepare.prepare_song(tmp_path / "a.json", fake_encoder)
+        prepare.prepare_song(song, encode.Encoders(fake_encoder))
 
 
 def test_songs_are_embedded_from_every_style_without_the_test_split(tmp_path, monkeypatch):
