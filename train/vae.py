@@ -320,7 +320,7 @@ def main(config: TrainVAE) -> None:
     init = jax.jit(functools.partial(init_state, config, networks, clips))
     compiled: dict[tuple, Callable] = {}
 
-    with loop.Loop(config) as run:
+    with jax.set_mesh(mesh), loop.Loop(config) as run:
         places = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, places, batches)
         for step in run.steps(start):

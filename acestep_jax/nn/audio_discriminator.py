@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.ops import stft
+from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
 _LEAK = 0.2
@@ -41,7 +42,7 @@ class _Conv(nn.Module):
             rhs_dilation=self.dilation,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + bias[None, None, None]
+        return share_batch(y + bias[None, None, None])
 
 
 class ScaleDiscriminator(nn.Module):

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
 _FREQUENCIES = 64
@@ -54,10 +55,10 @@ class ConvNeXtBlock(nn.Module):
     def __call__(self, x: Array, time: Array, mask: Array) -> Array:
         """Applies the block; `time` [B, E] features, `mask` [B, T] of ones on real frames."""
         width = x.shape[-1]
-        h = (x + nn.Dense(width, name="time_proj")(time)[:, None]) * mask[..., None]
-        h = nn.Conv(width, (7,), feature_group_count=width, name="depthwise")(h)
+        h = (x + _dense(time, width, "time_proj")[:, None]) * mask[..., None]
+        h = share_batch(nn.Conv(width, (7,), feature_group_count=width, name="depthwise")(h))
         h = nn.LayerNorm(epsilon=1e-6, name="norm")(h)
-        h = nn.Dense(width, name="fc2")(nn.gelu(nn.Dense(4 * width, name="fc1")(h)))
+        h = _dense(nn.gelu(_dense(h, 4 * width, "fc1")), width, "fc2")
         scale = self.param("scale", nn.initializers.constant(self.layer_scale), (width,))
         return x + scale[None, None] * h
 
@@ -70,8 +71,8 @@ class ProjectionHead(nn.Module):
         """Applies the head; `pooled` is [B, Dc]."""
         width = h.shape[-1]
         h = nn.LayerNorm(epsilon=1e-6, name="norm")(h)
-        fit = jnp.einsum("BSD,BD->BS", h, nn.Dense(width, name="condition_proj")(pooled))
-        return nn.Dense(1, name="logit")(h)[..., 0] + fit / jnp.sqrt(float(width))
+        fit = jnp.einsum("BSD,BD->BS", h, _dense(pooled, width, "condition_proj"))
+        return _dense(h, 1, "logit")[..., 0] + fit / jnp.sqrt(float(width))
 
 
 class LatentDiscriminator(nn.Module):
@@ -112,7 +113,7 @@ class LatentDiscriminator(nn.Module):
         x = x_t.astype(jnp.float32)
         mask = jnp.ones(x.shape[:2]) if frame_mask is None else frame_mask.astype(jnp.float32)
         time = _time_trunk(t)
-        x = nn.Dense(self.widths[0], name="stem")(x)
+        x = _dense(x, self.widths[0], "stem")
         for stage, width in enumerate(self.widths):
             if stage > 0:
                 x, mask = _downsample(x * mask[..., None], mask, width, f"downsample_{stage}")
@@ -161,7 +162,7 @@ class FeatureDiscriminator(nn.Module):
         pooled = pool_condition(condition, condition_mask)
         logits, masks = [], []
         for layer in sorted(hidden):
-            x = nn.Dense(self.width, name=f"stem_{layer}")(hidden[layer].astype(jnp.float32))
+            x = _dense(hidden[layer].astype(jnp.float32), self.width, f"stem_{layer}")
             mask = jnp.ones(x.shape[:2])
             if frame_mask is not None:
                 mask = halve_mask(frame_mask.astype(jnp.float32))
@@ -176,11 +177,16 @@ class FeatureDiscriminator(nn.Module):
 
 def _time_trunk(t: Array) -> Array:
     """Turns times into the features every block reads; inside a compact module."""
-    return jax.nn.silu(nn.Dense(2 * _FREQUENCIES, name="time_embed")(time_features(t)))
+    return jax.nn.silu(_dense(time_features(t), 2 * _FREQUENCIES, "time_embed"))
+
+
+def _dense(x: Array, width: int, name: str) -> Array:
+    """Applies a dense layer and keeps its batch shared; inside a compact module."""
+    return share_batch(nn.Dense(width, name=name)(x))
 
 
 def _downsample(x: Array, mask: Array, width: int, name: str) -> tuple[Array, Array]:
     """Halves time with a strided convolution; inside a compact module."""
     padding = [(0, x.shape[1] % 2)]
     x = nn.Conv(width, (2,), strides=(2,), padding=padding, name=name)(x)
-    return x, halve_mask(mask)
+    return share_batch(x), halve_mask(mask)

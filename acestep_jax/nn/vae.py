@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from acestep_jax.nn.config import VAEConfig
 from acestep_jax.ops.convolution import strided_conv, transposed_conv, weight_norm
+from acestep_jax.ops.sharding import share_batch
 from acestep_jax.ops.snake import snake
 from acestep_jax.typing import Array, Key, Params
 
@@ -86,7 +87,7 @@ class _WeightNormed(nn.Module):
         if not self.use_bias:
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x + bias.astype(self.dtype)[None, None]
+        return share_batch(x + bias.astype(self.dtype)[None, None])
 
 
 class Conv(_WeightNormed):
