@@ -174,6 +174,10 @@ class Adapted:
 
     module: nn.Module
 
+    def clone(self, **changes: Any) -> "Adapted":
+        """Copies it with some fields of the module changed."""
+        return Adapted(self.module.clone(**changes))
+
     def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Applies the module as `nn.Module.apply` does."""
         given = variables["params"]

@@ -187,11 +187,13 @@ def _config_to_json(adapter: Adapter, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def _diffusers_header(spec: LoRA) -> dict[str, str]:
-    """States rank and strength where diffusers reads them."""
+    """States rank and strength where diffusers reads them.
+
+    Not the dropout: diffusers 0.42.1 would leave it switched on when it generates.
+    """
     values = {
         "r": spec.rank,
         "lora_alpha": _number(spec.alpha),
-        "lora_dropout": spec.dropout,
         "bias": "none",
         "target_modules": sorted({_diffusers_name(target) for target in spec.targets}),
     }

@@ -88,7 +88,7 @@ def test_diffusers_transformer_loads_ours(base, trained, which, tmp_path):
     _, model = base
     adapters.save_adapter(tmp_path, trained[which], model.config, layout="diffusers")
     module = transformer(base)
-    module.load_lora_adapter(tmp_path)
+    module.load_lora_adapter(tmp_path, use_safetensors=True)
     assert_close(ours(model, trained[which].collection()), theirs(module))
 
 
@@ -116,7 +116,7 @@ def test_two_adapters_with_weights_are_those_of_diffusers(base, trained, tmp_pat
     module = transformer(base)
     for name, adapter in zip("ab", trained, strict=True):
         adapters.save_adapter(tmp_path / name, adapter, model.config, layout="diffusers")
-        module.load_lora_adapter(tmp_path / name, adapter_name=name)
+        module.load_lora_adapter(tmp_path / name, adapter_name=name, use_safetensors=True)
     module.set_adapters(["a", "b"], [0.5, -1.5])
     assert_close(ours(model, adapters.combine(trained, [0.5, -1.5])), theirs(module))
 

@@ -1,0 +1,63 @@
+"""Configuration of training low-rank adapters."""
+
+import dataclasses
+from typing import Literal
+
+from acestep_jax.nn.lora import LoRA
+from acestep_jax.training.config import Data, Model, Optimizer, require
+from acestep_jax.training.recipes.dit import TrainDiT
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listening:
+    """What the report at the end lets one hear: base and adapter, same prompts, same noise."""
+
+    num_items: int = 4  # held-out prompts; 0 writes no report
+    num_steps: int = 24  # Euler steps
+    shift: float = 1.0  # of the time grid
+    guidance_scale: float = 1.0  # 1 for distilled models
+
+    def __post_init__(self) -> None:
+        require(self.num_items >= 0, f"listening.num_items={self.num_items} must not be negative.")
+        require(self.num_steps > 0, f"listening.num_steps={self.num_steps} must be positive.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainLoRA(TrainDiT):
+    """Low-rank adapters of the DiT by flow matching (train/lora.py). Defaults: the release's."""
+
+    adapter: LoRA = LoRA()
+    optimizer: Optimizer = Optimizer(
+        peak_lr=1e-4, warmup_steps=100, schedule="cosine", final_lr_ratio=0.01, b2=0.999
+    )
+    trained: tuple[str, ...] = ("^dit$",)  # the part with adapters; there are none for others
+    # Training times: max2 is the law of the base model, turbo that of the model distilled from it
+    time_law: Literal["max2", "single", "uniform", "turbo"] = "max2"
+    masked_loss: bool = True  # padded frames stay out; the release's trainer counts them
+    control: str = ""  # shards of songs that should stay as they are: measured, not trained on
+    prior: str = ""  # shards of other songs at whose prompts the velocity is held to the base's
+    prior_weight: float = 1.0  # of that pull, beside the loss; counts where there is a `prior`
+    listening: Listening = Listening()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.trained == ("^dit$",),
+            f"trained={self.trained}: adapters belong to the DiT alone; choose layers with "
+            "adapter.targets.",
+        )
+        require(self.prior_weight >= 0, f"prior_weight={self.prior_weight} must not be negative.")
+
+
+def toy_adapters(config: TrainLoRA) -> TrainLoRA:
+    """Shrinks a run to two steps on made-up songs and random networks."""
+    return dataclasses.replace(
+        config,
+        num_steps=2,
+        model=Model(preset="nano", text_preset="nano", dtype=config.model.dtype),
+        data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
+        control="synthetic",
+        eval_batches=1,
+        listening=Listening(num_items=1, num_steps=2),
+        log_every=1,
+    )

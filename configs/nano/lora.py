@@ -1,0 +1,33 @@
+"""Teaches the shipped nano model a style from a handful of songs, by low-rank adapters.
+
+Method:   train/lora.py: rank 8, alpha 16, dropout 0.1 in the attention of every layer, as the
+          release does; flow matching with the times of the base, one condition in seven dropped.
+Data:     your songs: python -m acestep_jax.data.prepare --audio my_songs --out data/shards/style
+Command:  python -m train.lora --config configs/nano/lora.py
+Cost:     see experiments/lora_style.py.
+Expect:   see experiments/lora_style.py.
+"""
+
+from acestep_jax.training.config import Data, Model, Optimizer
+from acestep_jax.training.recipes.lora import Listening, TrainLoRA, toy_adapters
+
+
+def get_config(quick: bool = False) -> TrainLoRA:
+    """Gives the run; `quick` takes two steps of random networks."""
+    config = TrainLoRA(
+        name="nano_lora",
+        num_steps=200,
+        model=Model(
+            weights="asset:nano/acestep-v15-nano",
+            text_weights="asset:nano/text_encoder",
+            vae_weights="asset:nano/vae",
+        ),
+        optimizer=Optimizer(
+            peak_lr=1e-3, warmup_steps=20, schedule="cosine", final_lr_ratio=0.01, b2=0.999
+        ),
+        data=Data(shards="data/shards/style", batch_size=8, num_frames=128),
+        listening=Listening(guidance_scale=2.0),
+        log_every=10,
+        save_every=100,
+    )
+    return toy_adapters(config) if quick else config

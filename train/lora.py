@@ -1,0 +1,188 @@
+"""Trains low-rank adapters: from a handful of songs to their style, the base left as it is.
+
+    W x becomes W x + (alpha / r) B A x  in the attention of every layer of the DiT         (1)
+    loss = mean (v_AB(x_t, t, condition, context) - (noise - data))^2  over the clips' own frames
+
+(1) is Hu et al. 2021, arXiv:2106.09685. B starts at zero, so that training starts at the base; only
+A and B have gradients. Everything else is the base's own training (train/dit.py): its law of times,
+its dropped conditions, its losses. For a model distilled to few steps the law is `turbo`, the times
+that it is sampled at.
+
+Differences from the release's trainer: padded frames stay out of the loss; prompts are those of
+inference where the release shows raw lyrics and an empty timbre reference; its cosine restarts,
+here it falls once.
+
+A step costs a forward and a backward of the whole DiT, and the memory of a frozen one; a checkpoint
+holds adapters alone. At the end they are saved for PEFT, the release's software and diffusers
+(`export/official`, `export/diffusers`), and a report plays base and adapter side by side.
+
+    python -m acestep_jax.data.prepare --audio my_songs --out data/shards/style
+    python -m train.lora --config configs/nano/lora.py
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from acestep_jax.data.batch import Batch
+from acestep_jax.nn import lora
+from acestep_jax.training import cli, listening, loop, models
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training.recipes.lora import TrainLoRA
+from acestep_jax.typing import Array, Key, Params
+from acestep_jax.weights import adapters as files
+from train import dit
+from train.dit import Metrics, Setting
+
+# The loss -----------------------------------------------------------------------------------------
+
+
+def make_setting(config: TrainLoRA, loaded: models.Loaded, silence: Array | None) -> Setting:
+    """Gathers what `train.dit` computes with; the DiT takes adapters beside its parameters."""
+    networks = dataclasses.replace(loaded.networks, dit=lora.Adapted(loaded.networks.dit))
+    return Setting(config, networks, silence if config.covers else None)
+
+
+def adapted(
+    config: TrainLoRA, base: Params, adapters: Params, dropout_key: Key | None = None
+) -> Params:
+    """Puts adapters beside the DiT's parameters: {"dit": ...}, to stand before the other parts.
+
+    Args:
+      config: for strength and dropout.
+      base: the DiT's parameters.
+      adapters: the trained tree.
+      dropout_key: in training.
+    """
+    spec = config.adapter
+    variables = lora.collection(adapters, spec.scale, spec.dropout)
+    return {"dit": lora.WithAdapters(base, variables, dropout_key)}
+
+
+def adapter_loss(
+    adapters: Params, setting: Setting, frozen: Params, batch: Batch, key: Key
+) -> tuple[Array, Metrics]:
+    """Evaluates the loss of the base with adapters; arguments as those of `dit.flow_loss`."""
+    flow_key, dropout_key = jax.random.split(key)
+    trained = adapted(setting.config, frozen["dit"], adapters, dropout_key)
+    return dit.flow_loss(trained, setting, frozen, batch, flow_key)
+
+
+# What is measured ---------------------------------------------------------------------------------
+
+
+def make_measure(
+    setting: Setting, frozen: Params, mesh: jax.sharding.Mesh
+) -> Callable[[Params | None], dict[str, float]]:
+    """Gives adapters (None: the base alone) -> errors on the held-out songs and on the control.
+
+    Both come from the validation split; noise and times are the same for whatever is measured.
+    """
+    config, evaluate = setting.config, dit.make_evaluate(setting)
+    sets = {"eval": config.data.shards}
+    sets |= {"control": config.control} if config.control else {}
+
+    def measure(adapters: Params | None) -> dict[str, float]:
+        given = {} if adapters is None else adapters
+        trained = adapted(config, frozen["dit"], given)
+        numbers: dict[str, float] = {}
+        for prefix, shards in sets.items():
+            data = dataclasses.replace(config.data, shards=shards)
+            fresh = models.open_batches(dataclasses.replace(config, data=data), "validation")
+            placed = (mesh_lib.place_batch(batch, mesh) for batch in fresh)
+            numbers |= dit.held_out_error(
+                evaluate, trained, frozen, placed, config.eval_batches, prefix
+            )
+        return numbers
+
+    return measure
+
+
+def check_held_out(config: TrainLoRA) -> None:
+    """Refuses, before anything is trained, songs of which none are held out.
+
+    Raises:
+      FileNotFoundError: it says what to do.
+    """
+    if not config.eval_batches:
+        return
+    try:
+        models.open_batches(config, "validation")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} To measure a style, hold a song of it out (split=validation in its labels); "
+            "to train without measuring, set eval_batches=0 and listening.num_items=0."
+        ) from error
+
+
+# The run, in the order it happens -----------------------------------------------------------------
+
+
+def main(config: TrainLoRA) -> None:
+    """Trains, measures, saves the adapters, and plays them."""
+    mesh = mesh_lib.make_mesh(config.mesh)
+    loaded = models.load(config.model, config.seed)
+    frozen = models.cast(loaded.params, config.model.frozen_dtype)
+    batches = dit.open_phases(config)
+    check_held_out(config)
+    silence = loaded.silence_latent
+    silence = jnp.asarray(batches.current.silence_latent) if silence is None else silence
+    setting = make_setting(config, loaded, silence)
+    fresh = lora.init(jax.random.key(config.seed), loaded.params["dit"], config.adapter)
+
+    with jax.set_mesh(mesh), loop.Loop(config) as run:
+        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
+        init = functools.partial(dit.make_state, config, fresh)
+        shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
+        state, start = run.restore_or_init(init, shardings, batches)
+        places = shardings(jax.eval_shape(init))
+        train_step = dit.make_train_step(setting, fresh, places, adapter_loss)
+        measure = make_measure(setting, frozen, mesh) if config.eval_batches else _nothing
+
+        for step in run.steps(start):
+            batch = mesh_lib.place_batch(next(batches), mesh)
+            state, metrics = train_step(state, frozen, batch)
+            run.end_step(step, state, metrics, batches)
+            if config.eval_every and (step + 1) % config.eval_every == 0:
+                run.metrics.note(step + 1, measure(state.best("model")))
+
+        numbers, before = measure(state.best("model")), measure(None)
+        run.metrics.note(config.num_steps, numbers | {f"base/{k}": v for k, v in before.items()})
+        adapter = files.Adapter(config.adapter, jax.device_get(state.best("model")))
+        for layout in files.LAYOUTS:
+            folder = run.workdir / "export" / layout
+            files.save_adapter(folder, adapter, setting.networks.config, layout=layout)
+        logging.warning("Adapters saved in %s.", run.workdir / "export")
+        _say(numbers, before)
+        if config.listening.num_items:
+            systems = {"base": frozen["dit"]} | {
+                "adapter": adapted(config, frozen["dit"], state.best("model"))["dit"]
+            }
+            path = listening.write_report(
+                config, setting.networks, frozen, systems, run.workdir, numbers, before
+            )
+            logging.warning("Listen to base and adapter in %s.", path)
+
+
+def _nothing(adapters: Params | None) -> dict[str, float]:
+    """Measures nothing, where the configuration says so."""
+    return {}
+
+
+def _say(numbers: dict[str, float], before: dict[str, float]) -> None:
+    """Says in one line each what became of the songs of the style and of the others."""
+    for prefix, words in (("eval", "songs of the style"), ("control", "other songs")):
+        name = f"{prefix}/error"
+        if name in numbers:
+            change = 100 * (numbers[name] / before[name] - 1)
+            logging.warning(
+                "Held-out error, %s: %.4f, %+.2f %% of the base.", words, numbers[name], change
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="configs/nano/lora.py")
