@@ -2,6 +2,9 @@
 
     python -m train.distill --config configs/nano/distill.py --set student.peak_lr=1e-5
 
+On several machines every process runs the same command; `--cluster` and the flags beside it say how
+they find each other (`processes.join`, and experiments/launch for TPU pods, SLURM and Kubernetes).
+
 `--config` names a file with `get_config(quick=False)`; `--set` overrides any field, its value read
 by the field's type; `--help_config` prints every field with its value and the comment beside it.
 The resolved configuration is saved with the run, and a run resumes only with the same one.
@@ -22,7 +25,7 @@ from absl import app, flags, logging
 
 from acestep_jax import compilation
 from acestep_jax.training import config as config_lib
-from acestep_jax.training import files
+from acestep_jax.training import files, processes
 from acestep_jax.training.checkpoint import CheckpointError
 from acestep_jax.training.metrics import NonFiniteLoss
 from acestep_jax.training.overrides import ConfigError, describe, override
@@ -46,6 +49,15 @@ def define_flags() -> None:
         "With a run in the workdir: resume it if the configuration is the same, resume it though "
         "that changed, or set it aside and start afresh.",
     )
+    flags.DEFINE_enum(
+        "cluster",
+        "auto",
+        ["auto", "join", "off"],
+        "Several processes: join them if a launcher says so, in any case, or never.",
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, where no launcher tells.")
+    flags.DEFINE_integer("num_processes", None, "How many processes run, with --coordinator.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, with --coordinator.")
 
 
 def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
@@ -70,10 +82,28 @@ def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
             return
         compilation.enable_cache()
         with plain_errors():
+            join_processes()
             prepare_workdir(config, FLAGS.resume)
             main(config)
 
     app.run(absl_main)
+
+
+def join_processes() -> None:
+    """Joins the other processes of the run, if the flags or the launcher say that there are any.
+
+    Raises:
+      ConfigError: if the flags do not fit together, or the others do not answer.
+    """
+    try:
+        processes.join(
+            FLAGS.cluster,
+            coordinator=FLAGS.coordinator,
+            num_processes=FLAGS.num_processes,
+            process_id=FLAGS.process_id,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -130,7 +160,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def prepare_workdir(config: Any, resume: str = "same") -> pathlib.Path:
-    """Makes the run's folder and saves the resolved configuration in it.
+    """Makes the run's folder and saves the resolved configuration in it; the first process does.
 
     Writes `config.json` and `config.py.txt`, the same as a Python expression.
 
@@ -143,6 +173,14 @@ def prepare_workdir(config: Any, resume: str = "same") -> pathlib.Path:
     Raises:
       ConfigError: if the folder holds a run with another configuration; it names the fields.
     """
+    try:
+        processes.first_does(lambda: _prepare(config, resume))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return pathlib.Path(config.workdir)
+
+
+def _prepare(config: Any, resume: str) -> None:
     workdir = pathlib.Path(config.workdir)
     saved = workdir / "config.json"
     if saved.is_file() and resume == "fresh":
@@ -157,7 +195,7 @@ def prepare_workdir(config: Any, resume: str = "same") -> pathlib.Path:
         differing = [
             name
             for name in config_lib.differing_fields(json.loads(saved.read_text()), to_json(config))
-            if name.partition(".")[0] not in config_lib.FREE_FIELDS
+            if not {name, name.partition(".")[0]} & set(config_lib.FREE_FIELDS)
         ]
         if differing:
             raise ConfigError(
@@ -168,4 +206,3 @@ def prepare_workdir(config: Any, resume: str = "same") -> pathlib.Path:
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_atomically(saved, json.dumps(to_json(config), indent=2) + "\n")
     files.write_atomically(workdir / "config.py.txt", pprint.pformat(config, width=100) + "\n")
-    return workdir

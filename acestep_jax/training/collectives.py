@@ -19,6 +19,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from acestep_jax.training.optim import path_name
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -28,6 +33,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
 _CALLED = re.compile(r"(?:body|condition|to_apply|calls|\w+_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_SCANNED = re.compile(r"(^|/)layers/(?!last/)")
 _TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
@@ -244,3 +250,30 @@ def _slices(program: _Program, operand: str, user: _Instruction, share: int) -> 
         if not uses or not all(_slices(program, parameter, use, share) for use in uses):
             return False
     return True
+
+
+def fsdp_bytes(params: Any, places: Any, *, trained: bool = True) -> float:
+    """Computes what each device must receive so that these parameters are used in one step.
+
+    A parameter in shards is gathered for the forward pass; gathered again for the backward pass
+    where layers are scanned, since keeping all of them would be to hold the model whole; and its
+    gradient is scattered. One that is whole on every device has its gradient reduced.
+
+    Args:
+      params: parameters or their shapes, float32.
+      places: `mesh.parameter_shardings` of them.
+      trained: False for networks that only run forwards.
+    """
+    total = 0.0
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    for (path, leaf), place in zip(flat, jax.tree.leaves(places), strict=True):
+        size, copies = leaf.size * leaf.dtype.itemsize, place.mesh.shape
+        shards = copies["fsdp"] if "fsdp" in jax.tree.leaves(tuple(place.spec)) else 1
+        split = leaf.size // math.prod(place.shard_shape(leaf.shape)) // shards  # over tensor
+        size /= split
+        gathers = 1 + (trained and bool(_SCANNED.search(path_name(path))))
+        if shards > 1:
+            total += (gathers + trained) * size * (shards - 1) / shards
+        others = copies["data"] if shards > 1 else copies["data"] * copies["fsdp"]
+        total += trained * 2 * size / shards * (others - 1) / others
+    return total

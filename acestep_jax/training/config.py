@@ -162,6 +162,20 @@ def require_pattern(pattern: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What a round of samples to hear is made of; see `listen.py`."""
+
+    num_items: int = 2  # songs, of the first held-out batch
+    num_steps: int = 24  # Euler steps
+    shift: float = 1.0  # of the time grid
+    guidance_scale: float = 2.0  # 1 for distilled models
+
+    def __post_init__(self) -> None:
+        require(self.num_items > 0, f"samples.num_items={self.num_items} must be positive.")
+        require(self.num_steps > 0, f"samples.num_steps={self.num_steps} must be positive.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """What every run has, whatever its method; methods inherit from it."""
 
@@ -179,6 +193,7 @@ class Run:
     profile_steps: int = 3  # steps traced
     mesh: Mesh = Mesh()
     data: Data = Data()
+    samples: Samples = Samples()
 
     def __post_init__(self) -> None:
         require(
@@ -217,6 +232,7 @@ FREE_FIELDS = (
     "profile_start",
     "profile_steps",
     "mesh",
+    "samples",
     "data.num_workers",
     "data.num_threads",
 )

@@ -6,7 +6,8 @@
             state, metrics = train_step(state, next(batches))
             run.end_step(step, state, metrics, batches)
 
-SIGTERM and Ctrl-C finish the step, save, and stop; the same command then resumes.
+SIGTERM and Ctrl-C finish the step, save, and stop; the same command then resumes. With several
+processes one of them is enough to be told: all stop after the same step.
 """
 
 import os
@@ -16,14 +17,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import jax
+import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from acestep_jax.data.batch import Batch
 from acestep_jax.training import checkpoint as checkpoint_lib
-from acestep_jax.training import cli
+from acestep_jax.training import cli, flops
 from acestep_jax.training import config as config_lib
+from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training.state import TrainState
+from acestep_jax.units import SAMPLE_RATE
 
 
 class Interrupted(SystemExit):
@@ -55,7 +60,9 @@ class Loop:
         )
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # SIGTERM of one process among several is JAX's to hear: it tells the others
+        alone = jax.process_count() == 1
+        for number in (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,):
             self._earlier_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -87,9 +94,39 @@ class Loop:
             log_every=self.config.log_every,
             start=start,
             examples_per_step=self._examples,
+            num_devices=mesh_lib.make_mesh(self.config.mesh).size,
             last_good=self._last_good,
         )
         return state, start
+
+    def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps a compiled step, so that the log tells what it computes a second.
+
+        Counted are its floating-point operations, and the songs of the batch among its arguments.
+        """
+        known: dict[Any, metrics_lib.Work] = {}
+
+        def run(*args: Any) -> Any:
+            leaves, tree = jax.tree.flatten(args)
+            shapes = (tree, tuple(np.shape(leaf) for leaf in leaves))
+            if shapes not in known:
+                known[shapes] = _work(step, args)
+            self.metrics.work(known[shapes])
+            return step(*args)
+
+        return run
+
+    def listen(self, done: int, sample: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Keeps samples to hear every `listen_every` steps and at the end.
+
+        Args:
+          done: steps done.
+          sample: gives {name: audio [W, channels]}; called on every process, when it is time.
+        """
+        every = self.config.listen_every
+        if done == self.config.num_steps or (every and done % every == 0):
+            for name, audio in sample().items():
+                self.metrics.audio(done, name, audio, SAMPLE_RATE)
 
     def steps(self, start: int) -> Iterator[int]:
         """Counts from `start` to num_steps, tracing the steps the configuration asks for."""
@@ -151,6 +188,8 @@ class Loop:
         if self._signal is not None and number == signal.SIGINT:  # a second Ctrl-C does not wait
             raise KeyboardInterrupt
         self._signal = number
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         # os.write: the signal may have come in the middle of a write to the stream
         text = f"\n{signal.Signals(number).name}: finishing this step and saving ...\n"
         os.write(2, text.encode())
@@ -165,3 +204,12 @@ class Loop:
             return self._signal is not None
         # All processes must stop after the same step
         return multihost_utils.reached_preemption_sync_point(done)
+
+
+def _work(step: Callable[..., Any], args: tuple[Any, ...]) -> metrics_lib.Work:
+    batches = [arg.latents.shape for arg in args if isinstance(arg, Batch)]
+    return metrics_lib.Work(
+        operations=flops.count(step, *args),
+        examples=sum(size for size, *_ in batches),
+        frames=sum(size * frames for size, frames, _ in batches),
+    )

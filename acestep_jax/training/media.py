@@ -61,8 +61,7 @@ def audio_uri(audio: np.ndarray, sample_rate: int) -> str:
     try:
         import soundfile
     except ImportError:
-        _write_wav(buffer, audio, sample_rate)
-        return data_uri("audio/wav", buffer.getvalue())
+        return data_uri("audio/wav", wav(audio, sample_rate))
     soundfile.write(
         buffer,
         audio,
@@ -75,12 +74,15 @@ def audio_uri(audio: np.ndarray, sample_rate: int) -> str:
     return data_uri("audio/mpeg", buffer.getvalue())
 
 
-def _write_wav(file: io.BytesIO, audio: np.ndarray, sample_rate: int) -> None:
-    with wave.open(file, "wb") as out:
+def wav(audio: np.ndarray, sample_rate: int) -> bytes:
+    """Encodes audio [W, channels] in [-1, 1] as 16-bit WAV."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as out:
         out.setnchannels(audio.shape[1])
         out.setsampwidth(2)
         out.setframerate(sample_rate)
         out.writeframes(np.round(audio * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
 
 
 def spectrogram(

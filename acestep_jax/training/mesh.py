@@ -66,7 +66,8 @@ def make_mesh(
         for; the last ones stay idle.
 
     Raises:
-      ValueError: if there are too few devices, or they cannot be divided.
+      ValueError: if there are too few devices, they cannot be divided, or several processes
+        would have to read the same examples.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dataclasses.asdict(config)
@@ -81,6 +82,13 @@ def make_mesh(
     if count > len(devices) or (count < len(devices) and jax.process_count() > 1):
         raise ValueError(
             f"{config} asks for {count} devices and there are {len(devices)}; give one axis -1."
+        )
+    shares = sizes["data"] * sizes["fsdp"]
+    if shares % jax.process_count():
+        raise ValueError(
+            f"{config} shares a batch {shares} ways among {jax.process_count()} processes, which "
+            "read different examples; data x fsdp must be a multiple of the processes, so that "
+            "tensor and sequence stay within one."
         )
     shape = tuple(sizes[axis] for axis in AXES)
     return jax.make_mesh(

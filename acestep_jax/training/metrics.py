@@ -5,9 +5,11 @@ earlier steps, so the device never waits for the log. Every value of every step 
 """
 
 import collections
+import dataclasses
 import json
 import math
 import pathlib
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +18,7 @@ from typing import Any, Self, TextIO
 import jax
 import numpy as np
 
-from acestep_jax.training import files
+from acestep_jax.training import files, flops, media
 
 MAX_LAG = 2
 """The host runs at most this many steps ahead of the values it has checked."""
@@ -24,6 +26,31 @@ MAX_LAG = 2
 
 class NonFiniteLoss(FloatingPointError):
     """A loss, norm or other metric became infinite or NaN."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What was computed, over all devices.
+
+    Attributes:
+      operations: floating-point operations of products (`flops.count`).
+      examples: songs.
+      frames: latent frames, the tokens of this model; padding included.
+    """
+
+    operations: float = 0.0
+    examples: int = 0
+    frames: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.operations + other.operations,
+            self.examples + other.examples,
+            self.frames + other.frames,
+        )
+
+    def __bool__(self) -> bool:
+        return self != Work()
 
 
 class Metrics:
@@ -37,6 +64,7 @@ class Metrics:
         log_every: int = 10,
         start: int = 0,
         examples_per_step: int = 0,
+        num_devices: int = 1,
         last_good: Callable[[], int | None] = lambda: None,
         stream: TextIO | None = None,
     ) -> None:
@@ -47,17 +75,22 @@ class Metrics:
           num_steps: where the run ends, for the time left.
           log_every: steps averaged in one line.
           start: steps done already; later lines of an interrupted run are dropped.
-          examples_per_step: for the rate.
+          examples_per_step: for the rate, over all devices, where `work` does not tell.
+          num_devices: among which the operations that `work` tells are shared.
           last_good: gives the step of the last checkpoint, for the message of the finite check.
           stream: where progress goes; standard error by default.
         """
+        self._workdir = pathlib.Path(workdir)
         self._num_steps = num_steps
         self._log_every = log_every
         self._start = start
-        self._examples = examples_per_step
+        self._num_devices = num_devices
+        self._peak = flops.peak(jax.local_devices()[0])
+        self._usual = Work(examples=examples_per_step)
+        self._new_work, self._line_work = Work(), Work()
         self._last_good = last_good
         self._stream = stream or sys.stderr
-        self._pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self._pending: collections.deque[tuple[int, dict[str, Any], Work]] = collections.deque()
         self._window: dict[str, list[float]] = {}
         self._begun = self._line_begun = time.monotonic()
         self._line_step = start
@@ -93,9 +126,14 @@ class Metrics:
         for value in values.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
-        self._pending.append((step, values))
+        self._pending.append((step, values, self._new_work or self._usual))
+        self._new_work = Work()
         while len(self._pending) > MAX_LAG or (self._pending and _ready(self._pending[0][1])):
             self._take()
+
+    def work(self, done: Work) -> None:
+        """Counts work towards the next step written."""
+        self._new_work += done
 
     def flush(self) -> None:
         """Waits for the values of all steps so far and checks them.
@@ -138,21 +176,36 @@ class Metrics:
         self._record(step, {name: float(value) for name, value in values.items()})
 
     def audio(self, step: int, name: str, audio: np.ndarray, sample_rate: int) -> None:
-        """Adds a sound [W, channels] in [-1, 1] to TensorBoard."""
+        """Keeps a sound [W, channels]: `samples/<step>/<name>.wav`, and in TensorBoard.
+
+        Louder than full scale, it is turned down as a whole.
+        """
+        if jax.process_index() != 0:
+            return
+        audio, _ = media.loudest_within_full_scale(np.asarray(audio, np.float32))
+        path = self._workdir / "samples" / f"{step:06}" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, media.wav(audio, sample_rate))
         if self._board is not None:
-            self._board.add_audio(name, np.asarray(audio), step, sample_rate=sample_rate)
+            self._board.add_audio(name, audio, step, sample_rate=sample_rate)
 
     def _take(self) -> None:
-        step, values = self._pending.popleft()
+        step, values, work = self._pending.popleft()
         numbers = {name: float(np.asarray(value)) for name, value in values.items()}
         self._check(step, numbers)
         now = time.monotonic()
+        self._line_work += work
+        extra: dict[str, float] = {}
         if self._first_step_done is None:  # its time is mostly compilation
             self._first_step_done = (step, now)
+            extra["time/first_step_seconds"] = now - self._begun
         for name, number in numbers.items():
             self._window.setdefault(name, []).append(number)
+        self._window |= {name: [number] for name, number in extra.items()}
         if step % self._log_every == 0 or step == self._num_steps:
             self._line(step, now)
+        elif extra:  # the rates of the first line leave compilation out
+            self._line_step, self._line_begun, self._line_work = step, now, Work()
 
     def _check(self, step: int, numbers: Mapping[str, float]) -> None:
         broken = [
@@ -173,15 +226,25 @@ class Metrics:
     def _line(self, step: int, now: float) -> None:
         means = {name: float(np.mean(numbers)) for name, numbers in self._window.items()}
         self._window = {}
-        steps = max(1, step - self._line_step)
-        seconds = max(1e-9, now - self._line_begun) / steps
+        seconds = max(1e-9, now - self._line_begun)
+        timing = self._rates(seconds / max(1, step - self._line_step), seconds)
         self._line_step, self._line_begun = step, now
-        timing = {"time/step_seconds": seconds}
-        if self._examples:
-            timing["time/examples_per_second"] = self._examples / seconds
-        self._record(step, means | timing)
+        self._record(step, means | timing | _memory())
         if jax.process_index() == 0:
             self._progress(step, means, timing, now)
+
+    def _rates(self, step_seconds: float, seconds: float) -> dict[str, float]:
+        work, self._line_work = self._line_work, Work()
+        rates = {"time/step_seconds": step_seconds}
+        for name in ("examples", "frames"):
+            if number := getattr(work, name):
+                rates[f"time/{name}_per_second"] = number / seconds
+        if work.operations:
+            speed = work.operations / seconds / self._num_devices
+            rates["time/tflops_per_device"] = speed / 1e12
+            if self._peak:
+                rates["time/share_of_peak"] = speed / self._peak
+        return rates
 
     def _record(self, step: int, numbers: Mapping[str, float]) -> None:
         if self._file is not None:
@@ -212,6 +275,16 @@ class Metrics:
         if step == since_step:
             since_step, since = self._start, self._begun
         return (now - since) / max(1, step - since_step) * (self._num_steps - step)
+
+
+def _memory() -> dict[str, float]:
+    """Measures peaks in GiB: of the first device where it keeps count, and of this process."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30  # Linux counts in KiB
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" not in stats:
+        return {"memory/host_peak_gib": host}
+    device = stats["peak_bytes_in_use"] / 2**30
+    return {"memory/host_peak_gib": host, "memory/device_peak_gib": device}
 
 
 def _ready(values: Mapping[str, Any]) -> bool:

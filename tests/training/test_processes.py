@@ -1,4 +1,4 @@
-"""Two processes on loopback train, save and resume as one does."""
+"""Two processes on loopback train, save, are killed and resume as one does."""
 
 import os
 import pathlib
@@ -38,27 +38,28 @@ def start(workdir, *arguments):
     )
 
 
-def finish(*running):
+def finish(*running, code=0):
+    """Waits for processes that should end with a status, and gives their last lines."""
     outputs = []
     for process in running:
         try:
             out, errors = process.communicate(timeout=200)
         finally:
             process.kill()
-        assert process.returncode == 0, errors[-2000:]
-        outputs.append(out.strip().splitlines()[-1])
+        assert process.returncode == code, errors[-2000:]
+        outputs.append(out.strip().splitlines()[-1] if out.strip() else "")
     return outputs
 
 
-def run_two(workdir):
+def start_two(workdir, *arguments):
     port = free_port()
-    return finish(*(start(workdir, "--process", index, 2, port) for index in range(2)))
+    return [start(workdir, *arguments, "--process", index, 2, port) for index in range(2)]
 
 
-def rewound(source, target):
-    """Copies a run that goes back to its checkpoint of step 9."""
+def without_last(source, target):
+    """Copies a run that goes back to the checkpoint before its last."""
     shutil.copytree(source, target)
-    shutil.rmtree(target / "checkpoints" / "12")
+    shutil.rmtree(target / "checkpoints" / str(checkpoint.steps_on_disk(source)[-1]))
     return target
 
 
@@ -70,17 +71,54 @@ def assert_same_end(left, right):
 
 
 @pytest.mark.timeout(400)
-def test_two_processes_train_save_and_resume_like_one(tmp_path):
+def test_two_processes_train_save_are_killed_resume_and_match_one(tmp_path):
     alone, two = tmp_path / "alone", tmp_path / "two"
     finish(start(alone))
-    first, second = run_two(two)
-    assert first == second
+
+    first, second = start_two(two, "--stop-at", 6, "kill")  # in the save, before its rename
+    first.communicate(timeout=200)
+    second.kill()
+    second.communicate()
+    assert first.returncode == -9
+    assert checkpoint.steps_on_disk(two) == [3]
+
+    told, other = start_two(two, "--stop-at", 5, "sigterm")
+    finish(told, other, code=128 + 15)  # one is told to stop, both do, after the same step
+    stopped = checkpoint.steps_on_disk(two)[-1]
+    assert 5 <= stopped < 12
+
+    ends = finish(*start_two(two))
+    assert ends[0] == ends[1]
+    assert ends[0].startswith(f"from {stopped}:")
     assert_same_end(alone, two)
 
-    again = run_two(rewound(two, tmp_path / "again"))
-    assert again == [first.replace("from 0", "from 9")] * 2  # bit for bit
-    finish(start(rewound(two, tmp_path / "joined")))  # one process goes on for two
-    assert_same_end(alone, tmp_path / "joined")
+    joined = without_last(two, tmp_path / "joined")
+    finish(start(joined))  # one process goes on for two
+    assert_same_end(alone, joined)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coordinator": "host:1"}, "--num_processes is missing"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "has no port"),
+        ({"coordinator": "host:1", "num_processes": 2, "process_id": 2}, r"must lie in 0 \.\. 1"),
+        ({"cluster": "off", "coordinator": "a:1", "num_processes": 2, "process_id": 0}, "alone"),
+    ],
+)
+def test_flags_that_name_no_place_among_processes_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        processes.join(**given)
+
+
+def test_processes_are_joined_only_where_a_launcher_started_several():
+    srun = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}
+    assert processes.launched_together(srun)
+    assert not processes.launched_together(srun | {"SLURM_NTASKS": "1"})
+    assert not processes.launched_together({"SLURM_NTASKS": "2"})  # a shell of sbatch, not a task
+    assert processes.launched_together({"OMPI_COMM_WORLD_SIZE": "4"})
+    assert processes.launched_together({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"})
+    assert not processes.launched_together({"TPU_WORKER_HOSTNAMES": "localhost"})
 
 
 def test_a_position_in_the_data_is_taken_from_others_only_if_they_agree():

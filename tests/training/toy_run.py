@@ -1,9 +1,10 @@
 """A whole run in miniature, for tests that kill it: a two-layer net that learns a sine.
 
-    python toy_run.py WORKDIR [--stop-at STEP KIND | --process INDEX COUNT PORT]
+    python toy_run.py WORKDIR [--stop-at STEP KIND] [--process INDEX COUNT PORT]
 
 KIND is what happens in the save after STEP steps: "kill" before its rename, "full" disk, or
-"sigterm" in the step itself. Prints the digest of the final state.
+"sigterm" in the step itself; with several processes, to the first. Prints the digest of the final
+state.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from acestep_jax.training import checksums, cli, loop, optim
+from acestep_jax.training import checksums, cli, loop, optim, processes
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
@@ -150,16 +151,25 @@ def fail_at(stop_step, kind):
 
 
 def join(index, count, port):
-    """Becomes one of `count` processes with two devices each."""
+    """Becomes one of `count` processes with two devices each, as the command line does."""
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index))
+    processes.join(coordinator=f"127.0.0.1:{port}", num_processes=int(count), process_id=int(index))
+
+
+def values_after(arguments, option, count):
+    if option not in arguments:
+        return None
+    first = arguments.index(option) + 1
+    return arguments[first : first + count]
 
 
 def main(arguments):
-    option, *values = arguments[1:] or [""]
-    hook = fail_at(int(values[0]), values[1]) if option == "--stop-at" else lambda *_: None
-    if option == "--process":
-        join(*values)
+    hook = lambda *_: None  # noqa: E731
+    if place := values_after(arguments, "--process", 3):
+        join(*place)
+    stop = values_after(arguments, "--stop-at", 2)
+    if stop and jax.process_index() == 0:
+        hook = fail_at(int(stop[0]), stop[1])
     config = Toy(
         workdir=arguments[0],
         num_steps=12,

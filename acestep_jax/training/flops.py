@@ -1,0 +1,101 @@
+"""Floating-point operations of a step, and how fast the attached device could do them.
+
+Counted are the products of a traced program, two operations a multiply-add: matrix products,
+convolutions and fused attention, each as often as its loops run it, recomputation included. XLA's
+own analysis is no help here: it counts the body of a loop once, and our layers are scanned.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+PEAKS: tuple[tuple[str, float], ...] = (
+    (r"GB200", 2500e12),
+    (r"B200", 2250e12),
+    (r"H100 PCIe", 756e12),
+    (r"H100 NVL", 835e12),
+    (r"H100|H200|GH200", 989e12),
+    (r"A100", 312e12),
+    (r"L40S", 362e12),
+    (r"\bL4\b", 121e12),
+    (r"TPU ?7x", 2307e12),
+    (r"TPU v6 lite|TPU v6e", 918e12),
+    (r"TPU v5 lite|TPU v5e", 197e12),
+    (r"TPU v5", 459e12),
+    (r"TPU v4", 275e12),
+)
+"""Dense bfloat16 operations a second by pattern of `device_kind`, from the makers' data sheets:
+NVIDIA Blackwell (2025), H100 and H200 (2023), A100 (2021), L40S and L4 (2023), without sparsity;
+Google Cloud's pages of TPU versions (2025)."""
+
+
+def peak(device: jax.Device) -> float | None:
+    """Gives a device's dense bfloat16 peak in operations a second; None for those not listed."""
+    for pattern, rate in PEAKS:
+        if re.search(pattern, device.device_kind):
+            return rate
+    return None
+
+
+def count(function: Callable[..., Any], *args: Any) -> float:
+    """Counts the operations of one call, over all devices.
+
+    Loops of a length that depends on the data count once, branches as the longest: with either,
+    the count is a bound.
+
+    Args:
+      function: pure; what `jax.jit` returns is traced once for this and the call together.
+      *args: arrays or their shapes.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Any) -> float:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return _dot(equation)
+    if name == "conv_general_dilated":
+        return _convolution(equation)
+    if name.startswith("dot_product_attention"):
+        return _attention(equation)
+    inner = [_count(jaxpr) for jaxpr in _inside(params)]
+    if name == "cond":
+        return max(inner)
+    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+
+
+def _inside(params: dict[str, Any]) -> Iterator[Any]:
+    """Finds the programs that an operation runs, wherever it keeps them."""
+    for value in params.values():
+        for entry in value if isinstance(value, tuple | list) else (value,):
+            entry = getattr(entry, "jaxpr", entry)  # closed over constants, or open
+            if hasattr(entry, "eqns"):
+                yield entry
+
+
+def _dot(equation: Any) -> float:
+    left = equation.invars[0].aval.shape
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+
+
+def _convolution(equation: Any) -> float:
+    """Counts every tap of every output; those that meet the zeros of a dilated input too."""
+    kernel = equation.invars[1].aval.shape
+    outputs, *_ = equation.params["dimension_numbers"].rhs_spec
+    taps = math.prod(kernel) / kernel[outputs]  # inputs of a group and positions
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps
+
+
+def _attention(equation: Any) -> float:
+    """Counts a fused kernel: two products forwards, five backwards (it recomputes the logits)."""
+    (batch, length, heads, width), (_, keys, *_) = (x.aval.shape for x in equation.invars[:2])
+    products = 5 if "bwd" in equation.primitive.name else 2
+    return 2.0 * products * batch * length * keys * heads * width
