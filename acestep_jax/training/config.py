@@ -125,9 +125,10 @@ class Optimizer:
     )
     peak_lr: float = 1e-4  # learning rate after warm-up
     warmup_steps: int = 0  # linear rise from zero
-    schedule: Literal["constant", "cosine", "linear"] = (
+    schedule: Literal["constant", "cosine", "linear", "inverse"] = (
         "constant"  # after warm-up, to the last step
     )
+    inverse_steps: int = 200_000  # n of inverse: peak_lr / sqrt(1 + step / n), which never ends
     final_lr_ratio: float = 0.0  # where cosine and linear end, as a share of peak_lr
     b1: float = 0.9  # decay of the first moment
     b2: float = 0.95  # decay of the second moment

@@ -36,6 +36,8 @@ def make_schedule(config: Optimizer, num_steps: int) -> optax.Schedule:
         "constant": optax.constant_schedule(config.peak_lr),
         "cosine": optax.cosine_decay_schedule(config.peak_lr, decay_steps, config.final_lr_ratio),
         "linear": optax.linear_schedule(config.peak_lr, final, decay_steps),
+        # the defaults of stable-audio-tools: InverseLR with power 0.5
+        "inverse": lambda step: config.peak_lr / jnp.sqrt(1 + step / config.inverse_steps),
     }[config.schedule]
     if config.warmup_steps == 0:
         return after

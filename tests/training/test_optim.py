@@ -28,6 +28,9 @@ def test_schedules_rise_linearly_and_fall_as_named():
     np.testing.assert_allclose([rates["linear"](54), rates["linear"](104)], [1.1, 0.2], rtol=1e-6)
     np.testing.assert_allclose([rates["cosine"](54), rates["cosine"](104)], [1.1, 0.2], rtol=1e-6)
     assert float(optim.make_schedule(Optimizer(peak_lr=2.0), 10)(0)) == 2.0
+    inverse = Optimizer(peak_lr=2.0, schedule="inverse", inverse_steps=100)
+    rate = optim.make_schedule(inverse, 10)
+    np.testing.assert_allclose([rate(0), rate(300)], [2.0, 1.0], rtol=1e-6)  # 1 / sqrt(1 + 3)
 
 
 def tree():
