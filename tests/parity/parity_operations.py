@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from parity_cases import Arrays, NotYet, load_model, load_qwen3, load_vae
+from parity_cases import Arrays, load_model, load_qwen3, load_vae
 
 from acestep_jax import weights
 from acestep_jax.nn.condition import ConditionEncoder
@@ -21,8 +21,10 @@ from acestep_jax.nn.dit import DiT
 from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.nn.tokenizer import AudioTokenizer, Detokenizer
 from acestep_jax.nn.vae import VAE
-from acestep_jax.ops import solvers, timesteps
-from acestep_jax.sampling import flow, sampler
+from acestep_jax.ops import corrections, solvers, timesteps
+from acestep_jax.ops import flow as ops_flow
+from acestep_jax.sampling import sampler, schedule
+from acestep_jax.sampling.steering import Hold, Steering
 from acestep_jax.tasks import condition
 from acestep_jax.typing import Array
 
@@ -136,68 +138,29 @@ def lm_forward(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any
     return {"last_hidden_state": hidden, "logits": logits}
 
 
-# What the official `generate_audio` takes, with the values that ask for nothing beyond one velocity
-# an ODE or SDE step. Other values need guidance or editing.
-_PLAIN = {
-    "infer_steps": None,
-    "shift": None,
-    "timesteps": None,
-    "infer_method": ("ode", "sde"),
-    "diffusion_guidance_scale": None,
-    "sampler_mode": ("euler",),
-    "dcw_enabled": (False,),
-    "use_adg": (False,),
-    "cfg_interval_start": None,
-    "cfg_interval_end": None,
-    "velocity_norm_threshold": (0, 0.0),
-    "velocity_ema_factor": (0, 0.0),
-    "retake_variance": (0, 0.0),
-    "audio_cover_strength": (1, 1.0),
-    "cover_noise_strength": (0, 0.0),
-    "repaint_crossfade_frames": None,
-    "repaint_injection_ratio": None,
-    "dcw_mode": None,
-    "dcw_scaler": None,
-    "dcw_high_scaler": None,
+# What the official `generate_audio` takes; other names are a mistake in the folder.
+_SAMPLE_PARAMETERS = {
+    *("infer_steps", "shift", "timesteps", "infer_method", "sampler_mode"),
+    *("diffusion_guidance_scale", "use_adg", "cfg_interval_start", "cfg_interval_end"),
+    *("dcw_enabled", "dcw_mode", "dcw_scaler", "dcw_high_scaler"),
+    *("velocity_norm_threshold", "velocity_ema_factor", "retake_variance"),
+    *("audio_cover_strength", "cover_noise_strength"),
+    *("repaint_crossfade_frames", "repaint_injection_ratio"),
 }
-_EDITING_INPUTS = ("repaint_mask", "clean_src_latents", "retake_noise")
-
-
-def _refuse_later(config: ModelConfig, params: Params, inputs: Arrays) -> None:
-    """Raises `NotYet` for what lies beyond plain sampling, KeyError for unknown settings."""
-    for name, value in params.items():
-        if name not in _PLAIN:
-            raise KeyError(f"unknown parameter {name!r} of sample; known are {sorted(_PLAIN)}")
-        if _PLAIN[name] is not None and value not in _PLAIN[name]:
-            raise NotYet(f"{name}={value}")
-    if params.get("dcw_enabled", True):
-        raise NotYet("wavelet correction, which is on unless dcw_enabled is false")
-    # the base models' default scale is 7; distilled ones take no guidance
-    if not config.is_turbo and params.get("diffusion_guidance_scale", 7.0) > 1:
-        raise NotYet("guidance")
-    for name in _EDITING_INPUTS:
-        if name in inputs:
-            raise NotYet(f"editing with {name}")
 
 
 def _times(config: ModelConfig, params: Params) -> np.ndarray:
-    """Lays out the official time grid, the final 0 included.
-
-    Turbo snaps given times to the nearest of the twenty it was distilled on; base takes them as
-    they are.
-    """
+    """Lays out the official time grid, the final 0 included."""
     given = params.get("timesteps")
     if given is None:
         default_steps = 8 if config.is_turbo else 30
         steps = int(params.get("infer_steps", default_steps))
-        return np.asarray(timesteps.time_grid(steps, float(params.get("shift", 1.0))))
-    if not config.is_turbo:
-        return np.asarray(given, np.float32)
-    while given and given[-1] == 0:
-        given = given[:-1]
-    valid = np.array([float(level) for level in timesteps.levels(8)])
-    snapped = [valid[np.argmin(np.abs(valid - time))] for time in given]
-    return np.asarray([*snapped, 0.0], np.float32)
+        times = np.asarray(timesteps.time_grid(steps, float(params.get("shift", 1.0))))
+    elif config.is_turbo:
+        times = schedule.snap_to_distilled(given)
+    else:
+        times = np.asarray(given, np.float32)
+    return schedule.start_at(times, 1.0 - float(params.get("cover_noise_strength", 0.0)))
 
 
 def _base_renoise(velocity: Any, x_t: Array, t: Array, t_next: Array, fresh: Any) -> Array:
@@ -206,10 +169,18 @@ def _base_renoise(velocity: Any, x_t: Array, t: Array, t_next: Array, fresh: Any
     return solvers.renoise(velocity, x_t, t, even_next, noise)
 
 
+def _turbo_heun(velocity: Any, x_t: Array, t: Array, t_next: Array, key: Any) -> Array:
+    """Heun's step, but for the last, which turbo takes by Euler."""
+    corrected = solvers.heun(velocity, x_t, t, t_next)
+    return jnp.where(t_next > 0, corrected, solvers.euler(velocity, x_t, t, t_next))
+
+
 def _solver(config: ModelConfig, params: Params, inputs: Arrays, steps: int) -> tuple[Any, Any]:
     """Chooses the step, and the randomness of each step."""
     if params.get("infer_method", "ode") == "ode":
-        return solvers.euler, None
+        if params.get("sampler_mode", "euler") == "euler":
+            return solvers.euler, None
+        return (_turbo_heun if config.is_turbo else solvers.heun), None
     given = inputs["sde_noise"]
     silent = np.zeros((steps - len(given), *given.shape[1:]), given.dtype)  # the last adds none
     noise = np.concatenate([given, silent])
@@ -218,42 +189,107 @@ def _solver(config: ModelConfig, params: Params, inputs: Arrays, steps: int) -> 
     return _base_renoise, (noise, np.asarray(timesteps.time_grid(steps))[1:])
 
 
+def _steering(config: ModelConfig, params: Params, inputs: Arrays, steps: int) -> Steering:
+    """Reads guidance, corrections and edits from the official parameters and their defaults."""
+    scale = float(params.get("diffusion_guidance_scale", 7.0))
+    # distilled models take no guidance
+    rule = "none" if config.is_turbo or scale <= 1 else "apg"
+    if rule == "apg" and params.get("use_adg"):
+        rule = "adg"
+    interval = params.get("cfg_interval_start", 0.0), params.get("cfg_interval_end", 1.0)
+    corrected = params.get("dcw_enabled", True)
+    mode = params.get("dcw_mode", "double") if corrected else "none"
+    low = params.get("dcw_scaler", 0.05)
+    strength = params.get("audio_cover_strength", 1.0)
+    return Steering(
+        rule=rule,
+        scale=scale,
+        interval=None if interval == (0.0, 1.0) else interval,
+        velocity_limit=params.get("velocity_norm_threshold") or None,
+        velocity_memory=params.get("velocity_ema_factor") or None,
+        wavelet="pixel" if mode == "pix" else mode,
+        wavelet_low=low,
+        wavelet_high=low if mode == "high" else params.get("dcw_high_scaler", 0.02),
+        switch_step=None if strength >= 1 else int(steps * strength),
+        hold=_hold(config, params, inputs, steps),
+    )
+
+
+def _hold(config: ModelConfig, params: Params, inputs: Arrays, steps: int) -> Hold | None:
+    if "repaint_mask" not in inputs:
+        return None
+    held = round(float(params.get("repaint_injection_ratio", 0.5)) * steps)
+    return Hold(
+        edit_mask=jnp.asarray(inputs["repaint_mask"]),
+        source=jnp.asarray(inputs["clean_src_latents"]),
+        steps=min(held, steps - 1) if config.is_turbo else held,
+        ramp=int(params.get("repaint_crossfade_frames", 10)) or None,
+    )
+
+
+def _start(params: Params, inputs: Arrays, first: float) -> Array:
+    """The state at the schedule's first level: noise, or a cover's source under noise."""
+    noise = jnp.asarray(inputs["noise"])
+    if params.get("retake_variance"):
+        noise = corrections.mix_noise(noise, inputs["retake_noise"], params["retake_variance"])
+    if params.get("cover_noise_strength"):
+        return ops_flow.interpolate(jnp.asarray(inputs["src_latents"]), noise, first)
+    return noise
+
+
+def _plain_conditions(model: weights.Model, inputs: Arrays) -> tuple[Array, None, Array]:
+    """What a cover of less than full strength turns to: its text as text2music, on silence."""
+    tokens, _ = _encode(
+        model,
+        inputs,
+        inputs["non_cover_text_hidden_states"],
+        inputs["non_cover_text_attention_mask"],
+    )
+    batch, frames = inputs["src_latents"].shape[:2]
+    silence = jnp.repeat(model.silence_latent[:, :frames], batch, axis=0)
+    return tokens, None, condition.frame_context(silence, jnp.asarray(inputs["chunk_masks"]))
+
+
 @functools.partial(jax.jit, static_argnames=("dit", "step"))
-def _trajectory(
-    dit: DiT,
-    step: Any,
-    params: Any,
-    tokens: Array,
-    context: Array,
-    noise: Array,
-    times: Array,
-    per_step: Any,
-) -> Array:
-    velocity = sampler.conditional_velocity(dit, params, tokens, context)
-    return flow.trajectory(velocity, noise, times, step, per_step)
+def _trajectory(dit: DiT, step: Any, params: Any, conditions: Any, state: Array, grid: Any) -> Any:
+    tokens, context, null, later, steering = conditions
+    field = sampler.make_field(
+        dit, params, tokens, None, context, None, null=null, later=later, steering=steering
+    )
+    times, per_step = grid
+    return sampler.steered_trajectory(field, state, times, step, per_step, keep=True)
 
 
 def sample(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
     """Generates latents from given noise, keeping the state after every step."""
+    unknown = set(params) - _SAMPLE_PARAMETERS
+    if unknown:
+        raise KeyError(f"unknown parameters {sorted(unknown)} of sample")
     model = load_model(folder)
-    _refuse_later(model.config, params, inputs)
     encoded = encode_condition(folder, params, inputs)
-    context = _context(model, inputs)
-    times = _times(model.config, params)
-    step, per_step = _solver(model.config, params, inputs, len(times) - 1)
-    states = _trajectory(
+    context, times = _context(model, inputs), _times(model.config, params)
+    steps = len(times) - 1
+    step, per_step = _solver(model.config, params, inputs, steps)
+    steering = _steering(model.config, params, inputs, steps)
+    later = None if steering.switch_step is None else _plain_conditions(model, inputs)
+    state = _start(params, inputs, times[0])
+    latents, states = _trajectory(
         DiT(model.config),
         step,
         model.params["dit"],
-        encoded["encoder_hidden_states"],
-        context,
-        inputs["noise"],
-        times,
-        per_step,
+        (
+            encoded["encoder_hidden_states"],
+            context,
+            model.params["null_condition"],
+            later,
+            steering,
+        ),
+        state,
+        (times, per_step),
     )
     # the official trajectory holds the states that the DiT is queried at: noise first, result not
-    queried = jnp.concatenate([inputs["noise"][None], states[:-1]])
-    return {"latents": states[-1], "trajectory": queried, "context_latents": context, **encoded}
+    queried = jnp.concatenate([state[None], states[:-1]])
+    return {"latents": latents, "trajectory": queried, "context_latents": context, **encoded}
 
 
 def _context(model: weights.Model, inputs: Arrays) -> Array:

@@ -16,14 +16,10 @@ import run_cases
 
 DATA = Path(__file__).parent / "data"
 ALL = parity_cases.read_cases(DATA)
-# Settings of `sample` that a later stage brings; everything else in the folder must pass now.
-LATER_SAMPLES = ("apg", "adg", "dcw", "heun", "retake", "clamp", "strength", "noise", "repaint")
-LATER_IDS = {"sample_base_sde", "sample_base_timesteps"}  # guided, as the base default is
 
 
 def is_later(case):
-    named = case.op == "sample" and any(word in case.id for word in LATER_SAMPLES)
-    return named or case.id in LATER_IDS or case.op in parity_operations.LATER
+    return case.op in parity_operations.LATER
 
 
 NOW = [case for case in ALL if not is_later(case)]
@@ -41,7 +37,14 @@ def parametrize(cases):
 
 
 def is_slow(case):
-    repeated = ("dit_base_short", "dit_xl", "cond_base", "cond_xl", "vae_tiny_decode_1")
+    repeated = (
+        "dit_base_short",
+        "dit_xl",
+        "cond_base",
+        "cond_xl",
+        "vae_tiny_decode_1",
+        "sample_base_dcw",
+    )
     return case.entry["tier"] == "extended" and case.id.startswith(repeated)
 
 
@@ -60,8 +63,8 @@ def test_what_is_not_built_yet_is_never_counted_as_passed(case):
         run_cases.run_case(case)
 
 
-def test_the_folder_has_the_number_of_cases_that_plain_networks_and_sampling_answer():
-    assert len(NOW) == 70
+def test_the_folder_has_the_number_of_cases_that_networks_and_sampling_answer():
+    assert len(NOW) == 91
 
 
 @pytest.mark.parametrize("name", ["acestep-v15-turbo", "acestep-v15-xl-turbo"])
