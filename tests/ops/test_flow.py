@@ -10,12 +10,6 @@ from acestep_jax.ops import flow, gaussian, guidance, solvers, timesteps
 MEAN, STD = 0.7, 1.3
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def _field(x_t, t):
     return gaussian.velocity(x_t, t, MEAN, STD)
 

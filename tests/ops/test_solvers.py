@@ -10,12 +10,6 @@ import pytest
 from acestep_jax.ops import flow, gaussian, solvers, timesteps
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def _integrate(velocity, noise, times):
     x = noise
     for t, t_next in itertools.pairwise(times):

@@ -8,12 +8,6 @@ import pytest
 from acestep_jax.ops import timesteps
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def test_shifts_compose_by_multiplication_and_invert_by_their_reciprocal(x64):
     t = jnp.linspace(0.0, 1.0, 101)
     twice = timesteps.shift_times(timesteps.shift_times(t, 2.0), 3.0)
