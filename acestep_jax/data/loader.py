@@ -30,6 +30,8 @@ NANO_TOKENIZER = str(sources.EMBEDDED.parent / "text_encoder")
 MAX_PASSED = 64
 """An example is looked for in so many songs; if none will do, something is wrong with the data."""
 _NO_TASK = -2
+_ENDLESS = 2**50
+"""Examples of an endless stream; grain's own end, 2**63 - 1, overflows when it is divided."""
 
 
 class DataConfig(Protocol):
@@ -251,7 +253,7 @@ class Batches:
                     shares.append(stream.share)
             if parts:
                 examples = grain.MapDataset.mix(parts, shares) if len(parts) > 1 else parts[0]
-                blocks = examples.batch(bucket.batch_size // count, batch_fn=_stack)
+                blocks = examples[:_ENDLESS].batch(bucket.batch_size // count, batch_fn=_stack)
                 of_buckets.append(blocks[index::count])
         shares = [share for share in mixture.batch_shares(self._streams, self.buckets) if share]
         return grain.MapDataset.mix(of_buckets, shares) if len(of_buckets) > 1 else of_buckets[0]

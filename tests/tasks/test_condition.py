@@ -79,3 +79,36 @@ def test_context_holds_source_then_mask():
     mask = jnp.asarray([[1.0, 0.0, 1.0]])
     context = condition.frame_context(jnp.full((1, 3, 2), 5.0), mask)
     np.testing.assert_array_equal(context[0], [[5, 5, 1, 1], [5, 5, 0, 0], [5, 5, 1, 1]])
+
+
+def test_text_states_made_beforehand_stand_in_for_the_text_encoder():
+    inputs = _inputs()
+    text, lyric = condition.encode_text(tiny.networks(), tiny.params(), inputs)
+    given = _inputs(text_states=text, lyric_states=lyric)
+    without_encoder = {k: v for k, v in tiny.params().items() if k != "text_encoder"}
+    made = _made(without_encoder, vars(given), jnp.zeros((1, 8, C)), False)
+    expected = _conditions(inputs, covers=False)
+    np.testing.assert_allclose(made.tokens, expected.tokens, atol=1e-5)
+
+
+def test_codes_made_beforehand_stand_in_for_the_tokenizer():
+    inputs, networks, params = _inputs(), tiny.networks(), tiny.params()
+    silence = jnp.zeros((1, 8, C))
+    tokenize = jax.jit(lambda p: networks.tokenizer.apply(p, inputs.source_latents, silence)[1])
+    codes = tokenize({"params": params["tokenizer"]})
+    made = _conditions(_inputs(codes=codes))
+    np.testing.assert_allclose(made.context, _conditions(inputs).context, atol=1e-5)
+
+
+def test_behind_the_last_code_hints_are_silence_from_its_start():
+    codes = jnp.asarray([[3, 7, -1], [5, -1, -1]])
+    silence = -1.0 - jnp.arange(4.0)[None, :, None] * jnp.ones((1, 1, C))  # -1, -2, -3, -4, again
+
+    @jax.jit
+    def decode(codes):
+        return condition.code_hints(tiny.networks(), tiny.params(), codes, T, silence)
+
+    hints = decode(codes)
+    assert hints.shape == (B, T, C)
+    np.testing.assert_array_equal(hints[0, 10:, 0], [-1, -2])
+    np.testing.assert_array_equal(hints[1, 5:, 0], [-1, -2, -3, -4, -1, -2, -3])
