@@ -8,6 +8,8 @@ the earlier checkpoints as they were; damage after it is found when the checksum
 """
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import re
 import shutil
@@ -15,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
@@ -311,6 +314,26 @@ def load_params(
         )
     averages = (groups["average"] or {}) if average else {}
     return averages.get(network, groups["params"][network])
+
+
+def digest(workdir: str | pathlib.Path, step: int) -> str:
+    """Hashes all that a checkpoint holds: every array of the state, and the position in the data.
+
+    Two checkpoints with the same digest continue alike, bit for bit, on the same hardware.
+    """
+    folder = pathlib.Path(workdir).absolute() / "checkpoints" / str(step)
+    _quieten_orbax()
+    handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    items = {name: handler.restore(folder / name) for name in ("params", "optimizer")}
+    flat, _ = jax.tree_util.tree_flatten_with_path(items)
+    found = hashlib.sha256()
+    for name, leaf in sorted(((path_name(path), leaf) for path, leaf in flat), key=lambda x: x[0]):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        found.update(f"{name} {array.dtype}{list(array.shape)}".encode() + array.tobytes())
+    meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
+    found.update(json.dumps(meta["data"], sort_keys=True).encode())
+    return found.hexdigest()
 
 
 def _quieten_orbax() -> None:
