@@ -22,7 +22,8 @@ holds adapters alone. At the end they are saved for PEFT, the release's software
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,10 @@ from absl import logging
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn import lora
-from acestep_jax.training import cli, listening, loop, models
+from acestep_jax.nn.config import ModelConfig
+from acestep_jax.training import cli, compare, listen, loop, models, processes, report
 from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training.recipes.lora import TrainLoRA
 from acestep_jax.typing import Array, Key, Params
 from acestep_jax.weights import adapters as files
@@ -77,20 +80,20 @@ def adapter_loss(
 
 def make_measure(
     setting: Setting, frozen: Params, mesh: jax.sharding.Mesh
-) -> Callable[[Params | None], dict[str, float]]:
-    """Gives adapters (None: the base alone) -> errors on the held-out songs and on the control.
+) -> Callable[[Params], dict[str, float]]:
+    """Gives adapters ({}: the base alone) -> errors on the held-out songs and on the control.
 
-    Both come from the validation split; noise and times are the same for whatever is measured.
+    Both come from the validation split; noise and times are the same for whatever is measured. With
+    `eval_batches` 0 nothing is.
     """
     config, evaluate = setting.config, dit.make_evaluate(setting)
     sets = {"eval": config.data.shards}
     sets |= {"control": config.control} if config.control else {}
 
-    def measure(adapters: Params | None) -> dict[str, float]:
-        given = {} if adapters is None else adapters
-        trained = adapted(config, frozen["dit"], given)
+    def measure(adapters: Params) -> dict[str, float]:
+        trained = adapted(config, frozen["dit"], adapters)
         numbers: dict[str, float] = {}
-        for prefix, shards in sets.items():
+        for prefix, shards in sets.items() if config.eval_batches else ():
             data = dataclasses.replace(config.data, shards=shards)
             fresh = models.open_batches(dataclasses.replace(config, data=data), "validation")
             placed = (mesh_lib.place_batch(batch, mesh) for batch in fresh)
@@ -108,14 +111,14 @@ def check_held_out(config: TrainLoRA) -> None:
     Raises:
       FileNotFoundError: it says what to do.
     """
-    if not config.eval_batches:
+    if not (config.eval_batches or config.report):
         return
     try:
         models.open_batches(config, "validation")
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error} To measure a style, hold a song of it out (split=validation in its labels); "
-            "to train without measuring, set eval_batches=0 and listening.num_items=0."
+            "to train without measuring, set eval_batches=0 and report=false."
         ) from error
 
 
@@ -132,7 +135,8 @@ def main(config: TrainLoRA) -> None:
     silence = loaded.silence_latent
     silence = jnp.asarray(batches.current.silence_latent) if silence is None else silence
     setting = make_setting(config, loaded, silence)
-    fresh = lora.init(jax.random.key(config.seed), loaded.params["dit"], config.adapter)
+    init_adapters = jax.jit(functools.partial(lora.init, spec=config.adapter))
+    fresh = init_adapters(jax.random.key(config.seed), loaded.params["dit"])
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
@@ -140,8 +144,8 @@ def main(config: TrainLoRA) -> None:
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)
         places = shardings(jax.eval_shape(init))
-        train_step = dit.make_train_step(setting, fresh, places, adapter_loss)
-        measure = make_measure(setting, frozen, mesh) if config.eval_batches else _nothing
+        train_step = run.counted(dit.make_train_step(setting, fresh, places, adapter_loss))
+        measure = make_measure(setting, frozen, mesh)
 
         for step in run.steps(start):
             batch = mesh_lib.place_batch(next(batches), mesh)
@@ -150,38 +154,85 @@ def main(config: TrainLoRA) -> None:
             if config.eval_every and (step + 1) % config.eval_every == 0:
                 run.metrics.note(step + 1, measure(state.best("model")))
 
-        numbers, before = measure(state.best("model")), measure(None)
-        run.metrics.note(config.num_steps, numbers | {f"base/{k}": v for k, v in before.items()})
-        adapter = files.Adapter(config.adapter, jax.device_get(state.best("model")))
-        for layout in files.LAYOUTS:
-            folder = run.workdir / "export" / layout
-            files.save_adapter(folder, adapter, setting.networks.config, layout=layout)
-        logging.warning("Adapters saved in %s.", run.workdir / "export")
-        _say(numbers, before)
-        if config.listening.num_items:
-            systems = {"base": frozen["dit"]} | {
-                "adapter": adapted(config, frozen["dit"], state.best("model"))["dit"]
-            }
-            path = listening.write_report(
-                config, setting.networks, frozen, systems, run.workdir, numbers, before
-            )
+        adapters = state.best("model")
+        folder = save(config, setting.networks.config, adapters, run.workdir)
+        logging.warning("Adapters saved in %s.", folder)
+        before, after = measure({}), measure(adapters)
+        run.metrics.note(config.num_steps, after | {f"base/{k}": v for k, v in before.items()})
+        _say(before, after)
+        if config.report:
+            systems = {"base": {}, "adapter": adapted(config, frozen["dit"], adapters)}
+            path = write_report(setting, frozen, systems, mesh, run.workdir, before, after)
             logging.warning("Listen to base and adapter in %s.", path)
 
 
-def _nothing(adapters: Params | None) -> dict[str, float]:
-    """Measures nothing, where the configuration says so."""
-    return {}
+def save(
+    config: TrainLoRA, sizes: ModelConfig, adapters: Params, workdir: pathlib.Path
+) -> pathlib.Path:
+    """Saves the adapters in every naming under `export`; gives that folder."""
+    adapter = files.Adapter(config.adapter, processes.whole(adapters))
+    for layout in files.LAYOUTS if jax.process_index() == 0 else ():
+        files.save_adapter(workdir / "export" / layout, adapter, sizes, layout=layout)
+    return workdir / "export"
 
 
-def _say(numbers: dict[str, float], before: dict[str, float]) -> None:
+def _say(before: dict[str, float], after: dict[str, float]) -> None:
     """Says in one line each what became of the songs of the style and of the others."""
     for prefix, words in (("eval", "songs of the style"), ("control", "other songs")):
         name = f"{prefix}/error"
-        if name in numbers:
-            change = 100 * (numbers[name] / before[name] - 1)
-            logging.warning(
-                "Held-out error, %s: %.4f, %+.2f %% of the base.", words, numbers[name], change
-            )
+        if name in after:
+            change = 100 * (after[name] / before[name] - 1)
+            logging.warning("Held-out error, %s: %.4f (%+.2f %%).", words, after[name], change)
+
+
+def write_report(
+    setting: Setting,
+    frozen: Params,
+    systems: Mapping[str, Params],
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> pathlib.Path:
+    """Writes `report.html`: the same held-out prompts and noise with and without the adapters.
+
+    Args:
+      setting: configuration and modules; without an autoencoder there is nothing to hear.
+      frozen: the base, on the mesh.
+      systems: {name: parts that stand in for the base's}.
+      mesh: for the batch.
+      workdir: the run's folder, with its metrics.
+      before, after: measured errors; empty if none were.
+    """
+    config, pieces = setting.config, []
+    if config.model.vae_weights:
+        batch = next(models.open_batches(config, "validation"))
+        placed = mesh_lib.place_batch(batch, mesh)
+        listener = listen.Listener(config.model, config.samples, setting.networks, placed)
+        sounds = [list(listener(frozen | parts).values()) for parts in systems.values()]
+        prompts = compare.captions(batch, models.tokenizer_folder(config.model))
+        grid = {(i, j): x for j, column in enumerate(sounds) for i, x in enumerate(column)}
+        rows = prompts[: config.samples.num_items]
+        players = report.players(rows, list(systems), grid, caption=_SOUNDS)
+        pieces.append(report.section("Listen", players))
+    if after:
+        rows = [[name, before[name], after[name]] for name in after]
+        table = report.table(["", *systems], rows, caption=_ERRORS)
+        pieces.append(report.section("Held-out error of the velocity", table))
+    series = metrics_lib.read_metrics(workdir)
+    shown = {name: points for name, points in series.items() if not name.startswith("time/")}
+    pieces.append(report.section("Training", report.charts(shown)))
+    spec = config.adapter
+    lead = f"Rank {spec.rank} in {', '.join(spec.targets)}, after {config.num_steps} steps."
+    report.write(workdir / "report.html", f"Adapters: {config.name}", *pieces, lead=lead)
+    return workdir / "report.html"
+
+
+_SOUNDS = "A row has one prompt and one noise."
+_ERRORS = (
+    "Mean squared error on songs that were not trained on: eval, of the style; control, others. "
+    "Averaged over ten levels of t, and at each; the same noise before and after."
+)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Expect:   see experiments/lora_style.py.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
-from acestep_jax.training.recipes.lora import Listening, TrainLoRA, toy_adapters
+from acestep_jax.training.recipes.lora import TrainLoRA, toy_adapters
 
 
 def get_config(quick: bool = False) -> TrainLoRA:
@@ -26,7 +26,6 @@ def get_config(quick: bool = False) -> TrainLoRA:
             peak_lr=1e-3, warmup_steps=20, schedule="cosine", final_lr_ratio=0.01, b2=0.999
         ),
         data=Data(shards="data/shards/style", batch_size=8, num_frames=128),
-        listening=Listening(guidance_scale=2.0),
         log_every=10,
         save_every=100,
     )

@@ -14,8 +14,8 @@ Needs:    the DiT in bfloat16 (3.2 GB) and the encoders (2.4 GB), adapters with 
 Cost:     not run yet.     Expect:  not known yet.
 """
 
-from acestep_jax.training.config import Data, Mesh, Model, Optimizer
-from acestep_jax.training.recipes.lora import Listening, TrainLoRA, toy_adapters
+from acestep_jax.training.config import Data, Mesh, Model, Optimizer, Samples
+from acestep_jax.training.recipes.lora import TrainLoRA, toy_adapters
 
 
 def get_config(quick: bool = False) -> TrainLoRA:
@@ -47,7 +47,7 @@ def get_config(quick: bool = False) -> TrainLoRA:
             lyric_tokens=512,
             timbre_frames=750,
         ),
-        listening=Listening(num_steps=8, shift=3.0),
+        samples=Samples(num_steps=8, shift=3.0, guidance_scale=1.0),
         log_every=10,
         save_every=200,
     )

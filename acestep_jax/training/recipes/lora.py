@@ -4,22 +4,8 @@ import dataclasses
 from typing import Literal
 
 from acestep_jax.nn.lora import LoRA
-from acestep_jax.training.config import Data, Model, Optimizer, require
+from acestep_jax.training.config import Data, Model, Optimizer, Samples, require
 from acestep_jax.training.recipes.dit import TrainDiT
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Listening:
-    """What the report at the end lets one hear: base and adapter, same prompts, same noise."""
-
-    num_items: int = 4  # held-out prompts; 0 writes no report
-    num_steps: int = 24  # Euler steps
-    shift: float = 1.0  # of the time grid
-    guidance_scale: float = 1.0  # 1 for distilled models
-
-    def __post_init__(self) -> None:
-        require(self.num_items >= 0, f"listening.num_items={self.num_items} must not be negative.")
-        require(self.num_steps > 0, f"listening.num_steps={self.num_steps} must be positive.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +23,7 @@ class TrainLoRA(TrainDiT):
     control: str = ""  # shards of songs that should stay as they are: measured, not trained on
     prior: str = ""  # shards of other songs at whose prompts the velocity is held to the base's
     prior_weight: float = 1.0  # of that pull, beside the loss; counts where there is a `prior`
-    listening: Listening = Listening()
+    report: bool = True  # at the end, write a report that plays base and adapter side by side
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,10 +40,10 @@ def toy_adapters(config: TrainLoRA) -> TrainLoRA:
     return dataclasses.replace(
         config,
         num_steps=2,
-        model=Model(preset="nano", text_preset="nano", dtype=config.model.dtype),
+        model=Model(preset="nano", text_preset="nano"),
         data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
         control="synthetic",
         eval_batches=1,
-        listening=Listening(num_items=1, num_steps=2),
+        samples=Samples(num_items=1, num_steps=2),
         log_every=1,
     )
