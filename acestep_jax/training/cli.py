@@ -33,31 +33,52 @@ from acestep_jax.training.overrides import ConfigError, describe, override
 FLAGS = flags.FLAGS
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = FLAGS) -> None:
     """Defines the flags every training script has; once a process."""
-    if "config" in FLAGS:
+    if "config" in values:
         return
-    flags.DEFINE_string("config", None, "Python file with get_config(quick=False).")
-    flags.DEFINE_multi_string("set", [], "Override a field: --set mesh.fsdp=8. Repeatable.")
-    flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name> by default.")
-    flags.DEFINE_bool("quick", False, "The toy form of the configuration, which runs anywhere.")
-    flags.DEFINE_bool("help_config", False, "List the fields of the configuration, and stop.")
+    flags.DEFINE_string(
+        "config", None, "Python file with get_config(quick=False).", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "set", [], "Override a field: --set mesh.fsdp=8. Repeatable.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run; runs/<name> by default.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "quick",
+        False,
+        "The toy form of the configuration, which runs anywhere.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "help_config", False, "List the fields of the configuration, and stop.", flag_values=values
+    )
     flags.DEFINE_enum(
         "resume",
         "same",
         ["same", "changed", "fresh"],
         "With a run in the workdir: resume it if the configuration is the same, resume it though "
         "that changed, or set it aside and start afresh.",
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "cluster",
         "auto",
         ["auto", "join", "off"],
         "Several processes: join them if a launcher says so, in any case, or never.",
+        flag_values=values,
     )
-    flags.DEFINE_string("coordinator", None, "host:port of process 0, where no launcher tells.")
-    flags.DEFINE_integer("num_processes", None, "How many processes run, with --coordinator.")
-    flags.DEFINE_integer("process_id", None, "Which of them this is, with --coordinator.")
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, where no launcher tells.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "How many processes run, with --coordinator.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "Which of them this is, with --coordinator.", flag_values=values
+    )
 
 
 def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
