@@ -1,0 +1,292 @@
+"""What a user asks for: one frozen type, refused at once if it cannot be done.
+
+Nothing is clamped or repaired. A request that breaks a rule raises `BadRequest`, which lists all
+that is wrong with it and what would do. Ranges are the release's.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from acestep_jax import units
+from acestep_jax.tasks import edits, prompt
+
+MIN_SECONDS, MAX_SECONDS = 10.0, 600.0
+MIN_BPM, MAX_BPM = 30, 300
+TIME_SIGNATURES = ("2", "3", "4", "6")
+KEYS = tuple(
+    f"{note}{accidental} {mode}"
+    for note in "ABCDEFG"
+    for accidental in ("", "#", "b", "\u266f", "\u266d")
+    for mode in ("major", "minor")
+)
+NUM_CODES = 64_000
+CODES_PER_SECOND = 5
+DEFAULT_SECONDS = 60.0
+"""Length of a song whose request names none."""
+SOURCE_TASKS = tuple(task for task in edits.TASKS if task != "text2music")
+KEEPING = {"aggressive": 0.0, "balanced": 0.5, "conservative": 1.0}
+"""How closely repainting keeps the outside of its span: the share of steps that hold it there."""
+
+
+class BadRequest(ValueError):
+    """A request that cannot be done; the message lists every reason."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """One song to make.
+
+    Attributes:
+      caption: what the music is like.
+      lyrics: the words, with section tags such as [verse] on lines of their own.
+      instrumental: no singing; excludes lyrics.
+      task: one of `edits.TASKS`.
+      language: of the lyrics, one of `prompt.LANGUAGES`.
+      bpm: beats a minute, 30 to 300, or None to leave it to the model.
+      keyscale: for instance "C major" or "F# minor", or "".
+      timesignature: "2", "3", "4", "6", or "".
+      duration: seconds, 10 to 600; by default the source's or the codes' length, else 60.
+      instruction: replaces the task's own sentence; "" keeps it.
+      tracks: stem names of extract, lego and complete.
+      source: [W, 2] float32 at 48 kHz, the song that a task starts from.
+      references: [W, 2] each, songs whose sound to take on.
+      codes: 5 Hz audio codes; they make text2music a cover of the song that they stand for.
+      span: (start, end) seconds to repaint, or of lego's new track. A start below 0 or an end
+        beyond the source adds to it on that side; an end of None is the source's.
+      cover_strength: share of the steps under the cover's conditions; the rest is text2music.
+      cover_noise: how much of the source's latents shows through the initial noise.
+      cover_codes: False gives the DiT the source's own latents instead of its codes.
+      keeping: "aggressive", "balanced" or "conservative" repainting.
+      seed: of all that is drawn for this song.
+    """
+
+    caption: str = ""
+    lyrics: str = ""
+    instrumental: bool = False
+    task: str = "text2music"
+    language: str = "unknown"
+    bpm: int | None = None
+    keyscale: str = ""
+    timesignature: str = ""
+    duration: float | None = None
+    instruction: str = ""
+    tracks: tuple[str, ...] = ()
+    source: np.ndarray | None = None
+    references: tuple[np.ndarray, ...] = ()
+    codes: tuple[int, ...] = ()
+    span: tuple[float, float | None] | None = None
+    cover_strength: float = 1.0
+    cover_noise: float = 0.0
+    cover_codes: bool = True
+    keeping: str = "balanced"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # the other checks take these types for granted
+        problems = list(_check_types(self)) or [p for check in _CHECKS for p in check(self)]
+        if problems:
+            raise BadRequest("; ".join(problems) + ".")
+
+    @property
+    def is_cover(self) -> bool:
+        """Whether the DiT reads 5 Hz codes, of a source or given ones."""
+        return bool(self.codes) or (self.task == "cover" and self.cover_codes)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the song."""
+        if self.source is not None:
+            before, after = self.added_seconds
+            return before + len(self.source) / units.SAMPLE_RATE + after
+        if self.duration is not None:
+            return float(self.duration)
+        if self.codes:
+            return len(self.codes) / CODES_PER_SECOND
+        return DEFAULT_SECONDS
+
+    @property
+    def added_seconds(self) -> tuple[float, float]:
+        """Seconds that the span adds before and after the source."""
+        if self.span is None or self.source is None:
+            return 0.0, 0.0
+        start, end = self.span
+        length = len(self.source) / units.SAMPLE_RATE
+        return max(0.0, -start), max(0.0, (length if end is None else end) - length)
+
+    def caption_prompt(self) -> str:
+        """Writes the text that the DiT's text encoder reads."""
+        task = "cover" if self.codes else self.task
+        return prompt.caption_prompt(
+            self.caption,
+            instruction=self.instruction or prompt.task_instruction(task, self.tracks),
+            bpm=self.bpm,
+            timesignature=self.timesignature,
+            keyscale=self.keyscale,
+            duration=self.seconds,
+        )
+
+    def lyric_prompt(self) -> str:
+        """Writes the lyrics as the DiT's lyric encoder reads them."""
+        return prompt.lyric_prompt(
+            prompt.INSTRUMENTAL if self.instrumental else self.lyrics, self.language
+        )
+
+
+Check = Callable[[Request], Iterator[str]]
+
+
+def _one_of(name: str, value: Any, known: tuple[str, ...]) -> Iterator[str]:
+    if not isinstance(value, str) or value not in known:
+        yield f"{name} is {value!r}; use one of {', '.join(map(repr, known))}"
+
+
+def _number(name: str, value: Any, low: float, high: float) -> Iterator[str]:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not low <= value <= high:
+        yield f"{name} is {value!r}; use a number from {low:g} to {high:g}"
+
+
+def _check_text(request: Request) -> Iterator[str]:
+    for name in ("caption", "lyrics", "instruction"):
+        value = getattr(request, name)
+        if not isinstance(value, str):
+            yield f"{name} is a {type(value).__name__}; use text"
+        elif not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+            yield f"{name} holds half a surrogate pair, which is no character"
+    if request.instrumental and request.lyrics:
+        yield "an instrumental has no lyrics; leave out one of the two"
+
+
+def _check_music(request: Request) -> Iterator[str]:
+    yield from _one_of("task", request.task, edits.TASKS)
+    yield from _one_of("language", request.language, prompt.LANGUAGES)
+    if request.timesignature != "":
+        yield from _one_of("timesignature", request.timesignature, TIME_SIGNATURES)
+    if request.keyscale != "" and request.keyscale not in KEYS:
+        yield f"keyscale is {request.keyscale!r}; write it like 'C major' or 'F# minor'"
+    if request.bpm is not None:
+        whole = isinstance(request.bpm, int) and not isinstance(request.bpm, bool)
+        if not whole or not MIN_BPM <= request.bpm <= MAX_BPM:
+            yield f"bpm is {request.bpm!r}; use a whole number from {MIN_BPM} to {MAX_BPM}"
+
+
+def _check_length(request: Request) -> Iterator[str]:
+    if request.duration is not None:
+        yield from _number("duration", request.duration, MIN_SECONDS, MAX_SECONDS)
+        if request.source is not None:
+            yield "duration is the source's own; leave it out, or extend the source by a span"
+    if isinstance(request.source, np.ndarray) and request.source.ndim == 2:
+        seconds = len(request.source) / units.SAMPLE_RATE
+        if seconds > MAX_SECONDS:
+            yield f"the source lasts {seconds:.1f} s; {MAX_SECONDS:g} s fit"
+
+
+def _check_types(request: Request) -> Iterator[str]:
+    for name in ("tracks", "references", "codes"):
+        value = getattr(request, name)
+        if not isinstance(value, tuple):
+            yield f"{name} is a {type(value).__name__}; use a tuple"
+
+
+def _check_audio(request: Request) -> Iterator[str]:
+    sounds = {f"reference {i}": sound for i, sound in enumerate(request.references)}
+    if request.source is not None:
+        sounds["source"] = request.source
+    for name, sound in sounds.items():
+        if not isinstance(sound, np.ndarray) or sound.ndim != 2 or sound.shape[1:] != (2,):
+            shape = getattr(sound, "shape", type(sound).__name__)
+            yield f"{name} is {shape}; use an array [samples, 2] at {units.SAMPLE_RATE} Hz"
+        elif len(sound) < units.SAMPLES_PER_FRAME:
+            yield f"{name} holds {len(sound)} samples; {units.SAMPLES_PER_FRAME} make a frame"
+        elif not np.isfinite(sound).all():
+            yield f"{name} holds values that are not finite"
+        elif np.abs(sound).max() > 1.0:
+            yield f"{name} reaches {np.abs(sound).max():.3g}; scale it to -1 .. 1"
+        elif np.abs(sound).max() < 1e-6:  # the release's threshold of silence
+            yield f"{name} is silent"
+
+
+def _check_task(request: Request) -> Iterator[str]:
+    if not isinstance(request.task, str):
+        return  # said already
+    needs = request.task in SOURCE_TASKS
+    if needs and request.source is None:
+        yield f"task {request.task!r} needs a source"
+    if request.task == "text2music" and request.source is not None:
+        yield "text2music hears no source; use cover, or give the song as a reference"
+    known = [name for name in request.tracks if name in prompt.TRACK_NAMES]
+    for name in request.tracks:
+        if name not in prompt.TRACK_NAMES:
+            yield f"unknown track {name!r}; the model knows {', '.join(prompt.TRACK_NAMES)}"
+    most = {"extract": 1, "lego": 1, "complete": len(prompt.TRACK_NAMES)}.get(request.task, 0)
+    if len(known) > most:
+        yield f"task {request.task!r} takes at most {most} tracks, got {len(known)}"
+    if request.codes and request.task != "text2music":
+        yield f"codes stand in for a source in text2music, not in {request.task!r}"
+
+
+def _check_codes(request: Request) -> Iterator[str]:
+    for code in request.codes:
+        if isinstance(code, bool) or not isinstance(code, numbers.Integral):
+            yield f"code {code!r} is no whole number"
+            return
+        if not 0 <= code < NUM_CODES:
+            yield f"code {code} lies outside 0 to {NUM_CODES - 1}"
+            return
+
+
+def _check_span(request: Request) -> Iterator[str]:
+    if request.span is None:
+        if request.task == "repaint":
+            yield "task 'repaint' needs a span, (start, end) in seconds"
+        return
+    if request.task not in edits.SPAN_TASKS:
+        yield f"task {request.task!r} generates the whole song; leave the span out"
+        return
+    if not isinstance(request.span, tuple) or len(request.span) != 2:
+        yield f"span is {request.span!r}; use (start, end) in seconds"
+        return
+    start, end = request.span
+    wrong = list(_number("span's start", start, -MAX_SECONDS, MAX_SECONDS))
+    if end is not None:
+        wrong += _number("span's end", end, -MAX_SECONDS, 2 * MAX_SECONDS)
+    if not wrong and isinstance(request.source, np.ndarray):
+        length = len(request.source) / units.SAMPLE_RATE
+        if start >= (length if end is None else end):
+            wrong.append(f"the span from {start:g} s to {end} s is empty or reversed")
+        elif start >= length or (end is not None and end <= 0):
+            wrong.append(f"the span from {start:g} s to {end} s does not touch the source")
+        elif request.seconds > MAX_SECONDS:
+            wrong.append(f"with its span the song lasts {request.seconds:.1f} s; 600 s fit")
+    yield from wrong
+
+
+def _check_strengths(request: Request) -> Iterator[str]:
+    for name in ("cover_strength", "cover_noise"):
+        yield from _number(name, getattr(request, name), 0.0, 1.0)
+    plain = (request.cover_strength, request.cover_noise) == (1.0, 0.0)
+    if not plain and request.task != "cover" and not request.codes:
+        yield "cover_strength and cover_noise are for covers"
+    if not request.cover_codes and request.task != "cover":
+        yield "cover_codes=False is for covers"
+    yield from _one_of("keeping", request.keeping, tuple(KEEPING))
+    whole = isinstance(request.seed, int) and not isinstance(request.seed, bool)
+    if not whole or not 0 <= request.seed < 2**32:
+        yield f"seed is {request.seed!r}; use a whole number from 0 to {2**32 - 1}"
+
+
+_CHECKS: tuple[Check, ...] = (
+    _check_text,
+    _check_music,
+    _check_length,
+    _check_audio,
+    _check_task,
+    _check_codes,
+    _check_span,
+    _check_strengths,
+)
