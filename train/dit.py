@@ -35,7 +35,7 @@ from absl import logging
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import flow, gaussian, losses, meanflow, timesteps
-from acestep_jax.training import cli, curriculum, loop, models, optim
+from acestep_jax.training import cli, curriculum, listen, loop, models, optim
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import state as state_lib
@@ -327,14 +327,17 @@ def main(config: TrainDiT) -> None:
         init = functools.partial(make_state, config, trained)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)
-        train_step = make_train_step(setting, trained, shardings(jax.eval_shape(init)))
+        places = shardings(jax.eval_shape(init))
+        train_step = run.counted(make_train_step(setting, trained, places))
         held_out = make_held_out(setting, frozen, mesh)
+        listener = listen.open_listener(config, setting.networks, mesh)
 
         for step in run.steps(start):
             phase = batches.phase
             batch = mesh_lib.place_batch(next(batches), mesh)
             state, metrics = train_step(state, frozen, batch)
             run.end_step(step, state, metrics | {"phase": phase}, batches)
+            run.listen(step + 1, listener, frozen | state.best("model"))
             if config.eval_every and (step + 1) % config.eval_every == 0:
                 run.metrics.note(step + 1, held_out(state.best("model")))
 

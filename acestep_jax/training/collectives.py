@@ -197,16 +197,19 @@ def _bytes(shape: re.Match[str]) -> int:
 
 
 def _group_size(text: str) -> int:
-    """Counts the devices of a group in each of the three ways in which groups are written."""
+    """Counts the devices of a group, in each of the ways in which groups are written."""
+    if "source_target_pairs" in text:
+        return 2
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", text):
         return int(found[2])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
+    pattern = r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}"
+    if found := re.search(pattern, text):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
-    return 2 if "source_target_pairs" in text else 1
+    raise ValueError(f"its groups are written in a way unknown here: {text[:200]}")
 
 
 def _only_sliced(

@@ -1,9 +1,10 @@
 """Songs to hear while a run goes on: the same held-out prompts and noise at every round.
 
-In a run: `run.listen(step + 1, lambda: listener(parts))`, which calls it when it is time.
+In a run: `run.listen(step + 1, listener, parts)`, which calls it when it is time.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -13,9 +14,12 @@ from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
 from acestep_jax.ops import timesteps
 from acestep_jax.sampling import flow
+from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import models, processes
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training.config import Model, Samples
+from acestep_jax.training.recipes.distill import Distill
+from acestep_jax.training.recipes.dit import TrainDiT
 from acestep_jax.typing import Array, Params
 
 
@@ -47,6 +51,16 @@ class Listener:
         """
         audio = processes.whole(self._sample(parts, self._vae_params, self._batch))
         return {f"song_{i}": sound for i, sound in enumerate(audio[: self._plan.num_items])}
+
+
+def open_listener(
+    config: TrainDiT | Distill, networks: Networks, mesh: jax.sharding.Mesh
+) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Opens the first held-out batch of a run; without an autoencoder, nothing is to be heard."""
+    if not config.model.vae_weights:
+        return lambda parts: {}
+    batch = next(models.open_batches(config, "validation"))
+    return Listener(config.model, config.samples, networks, mesh_lib.place_batch(batch, mesh))
 
 
 def _sample(

@@ -28,6 +28,7 @@ from acestep_jax.training import config as config_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training.state import TrainState
+from acestep_jax.typing import Params
 from acestep_jax.units import SAMPLE_RATE
 
 
@@ -116,16 +117,25 @@ class Loop:
 
         return run
 
-    def listen(self, done: int, sample: Callable[[], Mapping[str, np.ndarray]]) -> None:
+    def listen(
+        self,
+        done: int,
+        listener: Callable[[Params], Mapping[str, np.ndarray]],
+        parts: Params,
+        *,
+        at_end: bool = True,
+    ) -> None:
         """Keeps samples to hear every `listen_every` steps and at the end.
 
         Args:
           done: steps done.
-          sample: gives {name: audio [W, channels]}; called on every process, when it is time.
+          listener: parts -> {name: audio [W, channels]}; called on every process, when it is time.
+          parts: {part: parameters} to hear.
+          at_end: False where a report ends the run.
         """
         every = self.config.listen_every
-        if done == self.config.num_steps or (every and done % every == 0):
-            for name, audio in sample().items():
+        if (at_end and done == self.config.num_steps) or (every and done % every == 0):
+            for name, audio in listener(parts).items():
                 self.metrics.audio(done, name, audio, SAMPLE_RATE)
 
     def steps(self, start: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.config import MODELS, TEXT_ENCODERS
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
+from acestep_jax.training import processes
 from acestep_jax.training.config import Model
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.recipes.dit import TrainDiT
@@ -141,7 +142,9 @@ def export(
       silence_latent: [1, S, C].
       folder: made if needed.
     """
-    networks, parts = loaded.networks, jax.device_get(dict(parts))
+    networks, parts = loaded.networks, processes.whole(dict(parts))
+    if jax.process_index() != 0:
+        return
     dtype = jnp.dtype(config.export_dtype)
     text = weights.Network(networks.text_encoder.config, parts.pop("text_encoder"))
     package = weights.Model(networks.config, parts, silence_latent)

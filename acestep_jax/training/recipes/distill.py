@@ -3,7 +3,15 @@
 import dataclasses
 from typing import Literal
 
-from acestep_jax.training.config import Data, Mesh, Model, Optimizer, Run, require
+from acestep_jax.training.config import (
+    Data,
+    Mesh,
+    Model,
+    Optimizer,
+    Run,
+    Samples,
+    require,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,7 @@ class Evaluation:
 class Distill(Run):
     """Adversarial dynamic-shift distillation (train/distill.py)."""
 
+    samples: Samples = Samples(num_steps=8, shift=3.0, guidance_scale=1.0)  # of the student
     model: Model = Model()  # the teacher; student and fake score start from it
     student: Optimizer = Optimizer(peak_lr=1e-4, b2=0.999, ema_decay=0.999)
     fake: Optimizer = Optimizer(peak_lr=3e-4, b2=0.999)
