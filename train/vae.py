@@ -9,7 +9,9 @@
 
 A run is a list of phases, each with its own weights of (2). Without adversarial terms every step is
 a generator step; with them, generator and critic alternate. The released recipe in these terms:
-kl_weight 1e-4, adversarial 0.1, matching 5; for the last sixth no KL and adversarial 0.5.
+kl_weight 1e-4, adversarial 0.1, matching 5; for the last sixth no KL and adversarial 0.5
+(`configs/base/vae.py`). Without the KL nothing holds the latents: their spread is compared with
+what it was before, and a run whose latents outgrow `growth_limit` stops.
 
 How this differs from the release's trainer (stable-audio-tools): the waveform term, which fixes the
 phase; the shared norm of stereo pairs (ops/stft.py); parameters that start as a lapped transform
@@ -36,7 +38,7 @@ from acestep_jax.nn import vae as vae_lib
 from acestep_jax.nn.audio_discriminator import AudioDiscriminator
 from acestep_jax.nn.vae import VAE, Posterior
 from acestep_jax.ops import distill, stft
-from acestep_jax.training import cli, loop, models, optim
+from acestep_jax.training import cli, loop, models, optim, reconstruction
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
 from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
@@ -47,6 +49,12 @@ from acestep_jax.units import SAMPLE_RATE
 Metrics = dict[str, Array]
 
 _START_CLIPS = 128  # segments that choose the first parameters
+_SPREAD = "spread"  # of the latents' channels: on its way from the loss to the state
+_SPREAD_DECAY = 0.99  # of its average over steps
+
+
+class LatentsGrew(RuntimeError):
+    """Without the KL the latents spread further and further."""
 
 
 class Networks(NamedTuple):
@@ -126,7 +134,8 @@ def reconstruction_loss(
     }
     metrics = {name: jnp.mean(part) for name, part in parts.items()}
     scales = {"latent_scale": jnp.sqrt(jnp.mean(posterior.mean**2)), "std": jnp.mean(posterior.std)}
-    return jnp.mean(terms), metrics | scales
+    spread = {_SPREAD: jnp.std(posterior.mean, axis=(0, 1))}
+    return jnp.mean(terms), metrics | scales | spread
 
 
 def adversarial_loss(
@@ -194,11 +203,42 @@ def make_step(
     def step(state: TrainState, audio: Array) -> tuple[TrainState, Metrics]:
         bound = functools.partial(loss, state=state, audio=audio)
         new, metrics = state_lib.value_and_update(state, player, bound, optimizer, settings)
+        if player == "generator":
+            new, growth = follow_spread(new, metrics.pop(_SPREAD), phase)
+            metrics |= {"latent_growth": growth}
         if phase.decoder_only:
             new = _keep_encoder(new, state)
         return state_lib.advance(new), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def follow_spread(state: TrainState, spread: Array, phase: VAEPhase) -> tuple[TrainState, Array]:
+    """Averages the latents' standard deviation [C], and what it is while the KL holds it.
+
+    Returns:
+      The state, and the largest ratio of the two over channels.
+    """
+    recent = optim.update_average(state.extra["spread"], spread, _SPREAD_DECAY, state.step)
+    held = recent if phase.kl_weight > 0 else state.extra["held_spread"]
+    growth = jnp.max(jnp.where(held > 0, recent / held, 1.0))
+    return state.replace(extra={"spread": recent, "held_spread": held}), growth
+
+
+def check_growth(config: TrainVAE, state: TrainState) -> None:
+    """Stops a run whose latents spread beyond `growth_limit` times what they did under the KL.
+
+    Raises:
+      LatentsGrew: then; it says which channel, and by how much.
+    """
+    spread, held = (np.asarray(state.extra[name]) for name in ("spread", "held_spread"))
+    growth = np.where(held > 0, spread / np.maximum(held, 1e-30), 1.0)
+    if config.growth_limit and growth.max() > config.growth_limit:
+        raise LatentsGrew(
+            f"latent channel {growth.argmax()} spreads {growth.max():.2f} times as far as under "
+            f"the KL, growth_limit={config.growth_limit}. Go back to the last checkpoint with a "
+            "smaller adversarial_weight, or end the phase there."
+        )
 
 
 def _keep_encoder(new: TrainState, old: TrainState) -> TrainState:
@@ -224,47 +264,12 @@ def init_state(config: TrainVAE, networks: Networks, audio: np.ndarray) -> Train
         name: optim.make_optimizer(settings[name], config.num_steps, params[name])
         for name in params
     }
-    return state_lib.init_state(key, params, rules, settings)
+    channels = networks.vae.config.decoder_input_channels
+    extra = {"spread": jnp.zeros(channels), "held_spread": jnp.zeros(channels)}
+    return state_lib.init_state(key, params, rules, settings, extra)
 
 
-# Evaluation --------------------------------------------------------------------------------------
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def measure(vae: VAE, params: Params, clips: Array) -> dict[str, Array]:
-    """Measures clips [N, W, 2] against their reconstruction from the posterior's mean.
-
-    Returns:
-      Means over clips of the spectral distance at the released resolutions (with a floor of -80
-      dB), mel distance and SI-SDR in dB; per channel, mean and std of the means, and the mean std.
-    """
-    posterior = vae.apply({"params": params}, clips, method="encode")
-    decoded = vae.apply({"params": params}, posterior.mean, method="decode")
-    audio = clips[:, : decoded.shape[1]]
-    convergence, log_magnitude = stft.spectral_distance(decoded, audio)
-    return {
-        "convergence": jnp.mean(convergence),
-        "log_magnitude": jnp.mean(log_magnitude),
-        "mel_distance": jnp.mean(stft.mel_distance(decoded, audio)),
-        "si_sdr_db": jnp.mean(stft.si_sdr(decoded, audio)),
-        "latent_mean": jnp.mean(posterior.mean, axis=(0, 1)),
-        "latent_std": jnp.std(posterior.mean, axis=(0, 1)),
-        "posterior_std": jnp.mean(posterior.std, axis=(0, 1)),
-    }
-
-
-def evaluate(
-    networks: Networks, params: Params, held_out: dict[str, np.ndarray]
-) -> dict[str, float]:
-    """Measures every group of held-out clips; channels are summarised by their extremes."""
-    results: dict[str, float] = {}
-    for group, clips in held_out.items():
-        for name, value in jax.device_get(measure(networks.vae, params, clips)).items():
-            if np.ndim(value):
-                results[f"{group}/{name}_min"] = float(np.min(value))
-                results[f"{group}/{name}_max"] = float(np.max(value))
-            results[f"{group}/{name}"] = float(np.mean(value))
-    return results
+# What comes out ---------------------------------------------------------------------------------
 
 
 def export(
@@ -277,7 +282,7 @@ def export(
     """Saves the autoencoder in the released layout, its latents at unit variance if asked for."""
     if config.unit_latents:
         clips = np.concatenate(list(held_out.values()))
-        measured = measure(networks.vae, params, clips)
+        measured = reconstruction.measure(networks.vae, params, clips)
         # of a sample: spread of the means and of the posterior together
         scale = jnp.sqrt(measured["latent_std"] ** 2 + measured["posterior_std"] ** 2)
         params = vae_lib.scale_latents(params, scale)
@@ -340,7 +345,9 @@ def main(config: TrainVAE) -> None:
             if held_out and (
                 done == config.num_steps or (config.eval_every and done % config.eval_every == 0)
             ):
-                run.metrics.note(done, evaluate(networks, state.best("generator"), held_out))
+                best = state.best("generator")
+                run.metrics.note(done, reconstruction.evaluate(networks.vae, best, held_out))
+                check_growth(config, state)
         export(config, networks, state.best("generator"), held_out, run.workdir / "vae")
 
 

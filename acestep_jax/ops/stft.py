@@ -166,3 +166,47 @@ def si_sdr(prediction: Array, target: Array) -> Array:
     error = jnp.sum(jnp.square(scaled - prediction), axis=(1, 2))
     signal = jnp.sum(jnp.square(scaled), axis=(1, 2))
     return 10 * jnp.log10((signal + 1e-12) / (error + 1e-12))
+
+
+def stereo_image(audio: Array, *, window: int = 2048, bands: int = 24) -> tuple[Array, ...]:
+    """Places the energy of every mel band of a stereo signal [B, W, 2] between its channels.
+
+    With band energies of left, right and difference D = (L - R)/√2, all floored at -80 dB:
+      panning = (|L|² - |R|²) / (|L|² + |R|²), from -1 (right alone) over 0 to 1 (left alone);
+      width   = |D|² / (|L|² + |R|²), 0 for one and the same signal, 1/2 for unrelated ones, 1 for
+                signals of opposite sign.
+
+    Returns:
+      (panning, width, energy), each [B, frames, bands].
+    """
+    filters = jnp.asarray(mel_filters(window, bands))
+    power = jnp.square(jnp.abs(stft(audio, window)))
+    difference = jnp.square(jnp.abs(mid_side(stft(audio, window))[:, 1]))
+    left, right, apart = (x @ filters for x in (power[:, 0], power[:, 1], difference))
+    floor = jnp.sum(filters, axis=0)[None, None] * 1e-8
+    energy = left + right + floor
+    return (left - right) / energy, apart / energy, energy
+
+
+def stereo_error(
+    prediction: Array, target: Array, *, window: int = 2048, bands: int = 24
+) -> tuple[Array, Array]:
+    """Measures how far a stereo image moved: mean |panning difference| and mean |width difference|.
+
+    Averages over frames and mel bands, weighted by the target's energy. Level and phase do not
+    matter: 0 is the same image, a mono copy of two unrelated channels has an error of 1/2 in width.
+
+    Args:
+      prediction, target: [B, W, 2].
+      window, bands: as for `stereo_image`.
+
+    Returns:
+      (panning error [B], between 0 and 2; width error [B], between 0 and 1).
+    """
+    placed, width, _ = stereo_image(prediction, window=window, bands=bands)
+    true_placed, true_width, energy = stereo_image(target, window=window, bands=bands)
+    share = energy / jnp.sum(energy, axis=(1, 2), keepdims=True)
+    return (
+        jnp.sum(share * jnp.abs(placed - true_placed), axis=(1, 2)),
+        jnp.sum(share * jnp.abs(width - true_width), axis=(1, 2)),
+    )

@@ -62,11 +62,11 @@ def get_config(quick: bool = False) -> TrainVAE:
 
 
 def quick_form(config: TrainVAE) -> TrainVAE:
-    """Shrinks the run to four steps, two a phase, on tones made on the spot."""
+    """Shrinks the run to two steps a phase, on tones made on the spot."""
     phases = tuple(dataclasses.replace(phase, num_steps=2) for phase in config.phases)
     return dataclasses.replace(
         config,
-        num_steps=4,
+        num_steps=2 * len(phases),
         phases=phases,
         vae=VAEConfig(
             encoder_hidden_size=4,

@@ -105,6 +105,40 @@ def test_si_sdr_measures_an_orthogonal_error_and_ignores_gain():
     np.testing.assert_allclose(stft.si_sdr(3 * noisy, target), 20, atol=1e-2)
 
 
+def test_the_stereo_image_knows_left_right_middle_and_opposite():
+    one = _noise()[..., :1]
+    two = _noise(1)[..., :1]
+    pairs = {
+        "left": ([one, 0 * one], 1, 0.5),
+        "right": ([0 * one, one], -1, 0.5),
+        "same": ([one, one], 0, 0),
+        "opposite": ([one, -one], 0, 1),
+        "unrelated": ([one, two], 0, 0.5),
+    }
+    for name, (channels, panning, width) in pairs.items():
+        placed, wide, energy = stft.stereo_image(jnp.concatenate(channels, axis=-1))
+        loud = energy / energy.sum()
+        # few independent samples a band: unrelated noises agree on average alone
+        np.testing.assert_allclose((loud * placed).sum(), panning, atol=0.03, err_msg=name)
+        np.testing.assert_allclose((loud * wide).sum(), width, atol=0.03, err_msg=name)
+
+
+def test_stereo_errors_ignore_level_and_see_collapse():
+    one, two = _noise()[..., :1], _noise(1)[..., :1]
+    stereo = jnp.concatenate([one, two], axis=-1)
+    for error in stft.stereo_error(0.3 * stereo, stereo):
+        np.testing.assert_allclose(error, 0, atol=1e-3)
+    mono = jnp.repeat(stereo.mean(axis=-1, keepdims=True), 2, axis=-1)
+    _, width = stft.stereo_error(mono, stereo)
+    np.testing.assert_allclose(width, 0.5, atol=0.03)
+    panning, width = stft.stereo_error(stereo[..., ::-1] * jnp.array([[[1.0, 0.0]]]), stereo)
+    assert float(panning.min()) > 0.5  # everything stands on the left now
+    with_left_alone, _ = stft.stereo_error(
+        jnp.concatenate([0 * one, one], axis=-1), jnp.concatenate([one, 0 * one], axis=-1)
+    )
+    np.testing.assert_allclose(with_left_alone, 2, atol=1e-3)
+
+
 def test_too_little_audio_is_refused():
     with pytest.raises(ValueError, match="more than 128 samples of audio; got 128"):
         stft.stft(jnp.zeros((1, 128, 2)), 256)
