@@ -2,9 +2,9 @@
 
 Method:   train/vae.py: reconstruction alone, then against the discriminator, then for the last
           sixth without KL and against a stronger adversary. Phases, steps and Muon are what is
-          reported of ACE-Step 1.5; weights, windows and rates are the defaults of stable-audio-tools
-          (Evans et al. 2024, arXiv:2404.10301), which the release was most likely trained with.
-          Muon's own rate is our choice: nobody published it.
+          reported of ACE-Step 1.5; weights, windows and rates are the defaults of
+          stable-audio-tools (Evans et al. 2024, arXiv:2404.10301), which the release was most
+          likely trained with. Muon's own rate is our choice: nobody published it.
 Command:  python -m train.vae --config configs/base/vae.py --set mesh.data=-1
 Needs:    parameters, gradients, two moments and an average, 16-20 bytes a parameter: 3.4 GB on each
           device, and the activations of its clips. The test suite traces every step at full size.

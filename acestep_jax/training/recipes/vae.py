@@ -48,7 +48,7 @@ class TrainVAE(Run):
     waveform_weight: float = 2.0  # of |x - xhat| / |x|, root mean squares; fixes the phase
     convergence_weight: float = 1.0  # of the spectral convergence
     magnitude_weight: float = 1.0  # of the log-magnitude error
-    growth_limit: float = 1.5  # stop if, without KL, a channel spreads so many times as far; 0: never
+    growth_limit: float = 1.5  # stop if, without KL, a channel spreads so much further; 0: never
     discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)  # one scale each
     discriminator_filters: int = 64  # channels of its layers
     generator: Optimizer = Optimizer(peak_lr=1.5e-4, b1=0.8, b2=0.99, ema_decay=0.9999)
