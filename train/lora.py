@@ -16,7 +16,7 @@ A step costs a forward and a backward of the whole DiT, and the memory of a froz
 holds adapters alone. At the end they are saved for PEFT, the release's software and diffusers
 (`export/official`, `export/diffusers`), and a report plays base and adapter side by side.
 
-    python -m acestep_jax.data.prepare --audio my_songs --out data/shards/style
+    python -m acestep_jax.data.prepare --source my_songs --out data/shards/style
     python -m train.lora --config configs/nano/lora.py
 """
 
@@ -130,10 +130,10 @@ def main(config: TrainLoRA) -> None:
     mesh = mesh_lib.make_mesh(config.mesh)
     loaded = models.load(config.model, config.seed)
     frozen = models.cast(loaded.params, config.model.frozen_dtype)
-    batches = dit.open_phases(config)
+    batches = models.open_batches(dataclasses.replace(config, data=config.mixture()), "train")
     check_held_out(config)
     silence = loaded.silence_latent
-    silence = jnp.asarray(batches.current.silence_latent) if silence is None else silence
+    silence = jnp.asarray(batches.silence_latent) if silence is None else silence
     setting = make_setting(config, loaded, silence)
     init_adapters = jax.jit(functools.partial(lora.init, spec=config.adapter))
     fresh = init_adapters(jax.random.key(config.seed), loaded.params["dit"])

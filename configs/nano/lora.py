@@ -2,7 +2,7 @@
 
 Method:   train/lora.py: rank 8, alpha 16, dropout 0.1 in the attention of every layer, as the
           release does; flow matching with the times of the base, one condition in seven dropped.
-Data:     your songs: python -m acestep_jax.data.prepare --audio my_songs --out data/shards/style
+Data:     your songs: python -m acestep_jax.data.prepare --source my_songs --out data/shards/style
 Command:  python -m train.lora --config configs/nano/lora.py
 Cost:     see experiments/lora_style.py.
 Expect:   see experiments/lora_style.py.

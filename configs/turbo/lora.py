@@ -6,7 +6,7 @@ Method:   train/lora.py with the release's numbers: rank 8, alpha 16, dropout 0.
           of an RTX 3090, and advise 500 passes over 100 songs, 800 over 10 to 20.
           To train on the base model instead and use the adapter on turbo: model.weights=
           ACE-Step/acestep-v15-base, time_law=max2, condition_dropout=0.15.
-Data:     your songs: python -m acestep_jax.data.prepare --audio my_songs --out data/shards/style
+Data:     your songs: python -m acestep_jax.data.prepare --source my_songs --out data/shards/style
           with the released autoencoder.
 Command:  python -m train.lora --config configs/turbo/lora.py
 Needs:    the DiT in bfloat16 (3.2 GB) and the encoders (2.4 GB), adapters with optimizer (0.1 GB),

@@ -113,14 +113,6 @@ def test_eight_devices_train_as_one(fresh, two_steps, devices):
     assert off.mean() < 1e-2
 
 
-def test_measuring_without_adapters_is_measuring_the_base():
-    with_room = jax.jit(dit.make_evaluate(SETTING))
-    plain = jax.jit(dit.make_evaluate(dit.Setting(CONFIG, tiny.networks(), None)))
-    batch, params = toys.batch(), tiny.params()
-    off = with_room(train_lora.adapted(CONFIG, params["dit"], {}), params, batch)
-    np.testing.assert_array_equal(off["error"], plain({}, params, batch)["error"])
-
-
 def test_turbos_times_are_those_that_it_is_sampled_at():
     config = dataclasses.replace(CONFIG, time_law="turbo")
     setting = train_lora.make_setting(config, LOADED, None)
@@ -147,6 +139,15 @@ def test_a_run_without_songs_says_where_it_looked(tmp_path):
     config = dataclasses.replace(CONFIG, data=Data(shards=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="no folder of shards"):
         dit.open_phases(config)
+
+
+def test_prior_songs_are_mixed_in_by_their_share():
+    data = Data(shards="a,b")
+    config = dataclasses.replace(CONFIG, data=data, prior="c", prior_share=0.4)
+    mixture = config.mixture()
+    assert mixture.shards == "a,b,c"
+    np.testing.assert_allclose(mixture.shard_weights, (0.3, 0.3, 0.4))
+    assert dataclasses.replace(config, prior="").mixture() == data
 
 
 def test_adapters_for_other_parts_are_refused():

@@ -21,8 +21,8 @@ class TrainLoRA(TrainDiT):
     time_law: Literal["max2", "single", "uniform", "turbo"] = "max2"
     masked_loss: bool = True  # padded frames stay out; the release's trainer counts them
     control: str = ""  # shards of songs that should stay as they are: measured, not trained on
-    prior: str = ""  # shards of other songs at whose prompts the velocity is held to the base's
-    prior_weight: float = 1.0  # of that pull, beside the loss; counts where there is a `prior`
+    prior: str = ""  # shards of other songs, mixed in so that the adapters leave such songs alone
+    prior_share: float = 0.5  # of the examples, where there is a `prior`
     report: bool = True  # at the end, write a report that plays base and adapter side by side
 
     def __post_init__(self) -> None:
@@ -32,7 +32,28 @@ class TrainLoRA(TrainDiT):
             f"trained={self.trained}: adapters belong to the DiT alone; choose layers with "
             "adapter.targets.",
         )
-        require(self.prior_weight >= 0, f"prior_weight={self.prior_weight} must not be negative.")
+        require(not self.phases, "phases are those of train/dit.py; adapters train in one.")
+        require(0 < self.prior_share < 1, f"prior_share={self.prior_share} must lie in (0, 1).")
+
+    def mixture(self) -> Data:
+        """Gives what is trained on: the songs of the style, and the prior ones among them."""
+        if not self.prior:
+            return self.data
+        style = self.data.shards or "+"
+        return dataclasses.replace(
+            self.data,
+            shards=f"{style},{self.prior}",
+            shard_weights=(
+                *_shares(style, 1 - self.prior_share),
+                *_shares(self.prior, self.prior_share),
+            ),
+        )
+
+
+def _shares(folders: str, total: float) -> tuple[float, ...]:
+    """Divides a share evenly among folders named with commas between them."""
+    count = folders.count(",") + 1
+    return (total / count,) * count
 
 
 def toy_adapters(config: TrainLoRA) -> TrainLoRA:
