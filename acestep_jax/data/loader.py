@@ -248,8 +248,8 @@ class Batches:
             parts, shares = [], []
             for place, (stream, maker) in enumerate(streams):
                 if stream.bucket == number:
-                    part = grain.MapDataset.source(stream.windows).seed(_seed(seed, place))
-                    parts.append(part.shuffle().repeat().random_map(maker))
+                    order = _shuffle(stream.windows, _seed(seed, place))
+                    parts.append(order.random_map(maker))
                     shares.append(stream.share)
             if parts:
                 examples = grain.MapDataset.mix(parts, shares) if len(parts) > 1 else parts[0]
@@ -326,6 +326,16 @@ class Batches:
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None
+
+
+def _shuffle(windows: sources.Windows, seed: int) -> Any:
+    """Puts windows into an endless order; the seed also serves the draws that follow."""
+    import grain
+
+    if len(windows) <= sources.Shuffled.LARGEST:
+        order = sources.Shuffled(windows, seed, _ENDLESS)
+        return grain.MapDataset.source(order).seed(seed)
+    return grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
 
 
 def _seed(seed: int, stream: int) -> int:

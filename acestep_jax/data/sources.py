@@ -241,6 +241,35 @@ class Windows:
         return f"Windows({len(self)} of {self.num_frames}, {self._digest})"
 
 
+class Shuffled:
+    """Windows in endless epochs, each in an order of its own.
+
+    For sets that are small beside 2**16: there grain's shuffle, which asks no memory, takes up to
+    milliseconds an element, as it walks through 2**16 places to find one of the few.
+    """
+
+    LARGEST = 2**14
+
+    def __init__(self, windows: Windows, seed: int, length: int) -> None:
+        """Draws nothing yet; `length` elements are enough for any run."""
+        self._windows, self._seed, self._length = windows, seed, length
+        self._order: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        epoch, place = divmod(index, len(self._windows))
+        known, order = self._order
+        if known != epoch:
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._windows))
+            self._order = epoch, order  # replaced in one piece: threads share this object
+        return self._windows[int(order[place])]
+
+    def __repr__(self) -> str:
+        return f"Shuffled({self._windows!r}, {self._seed})"
+
+
 class Synthetic:
     """Songs that are made up on the spot, for tests: latents of unit variance, captions of words.
 

@@ -53,10 +53,6 @@ def _batches(folder, seed=0, **changes):
     return loader.make_batches(_config(folder, **changes), seed=seed, timbre_frames=40, **arguments)
 
 
-def _at(batches, position):
-    return batches.get_state() | {"position": position}
-
-
 def _same(first, second):
     leaves = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     return all(np.array_equal(a, b) for a, b in leaves)
@@ -102,15 +98,6 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(folder):
 
 def test_reading_threads_do_not_change_the_batches(folder):
     assert _same(_take(_batches(folder), 6), _take(_batches(folder, num_threads=2), 6))
-
-
-def test_worker_processes_do_not_change_the_batches(folder):
-    alone = _take(_batches(folder), 5)
-    batches = _batches(folder, num_workers=1)
-    batches.set_state(_at(batches, 2))
-    shared = _take(batches, 3)
-    batches.close()
-    assert _same(alone[2:], shared)
 
 
 def test_reading_resumes_in_the_middle_of_an_epoch(folder):
