@@ -40,6 +40,35 @@ def test_values_are_averaged_over_the_steps_of_a_line(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_the_log_tells_work_a_second_on_each_device_and_memory(tmp_path):
+    log, _ = open_log(tmp_path, num_devices=4)
+    with log:
+        for step in range(1, 7):
+            log.work(metrics_lib.Work(operations=4e12))
+            log.work(metrics_lib.Work(operations=4e12, examples=3, frames=300))
+            log.write(step, {})
+    series = metrics_lib.read_metrics(tmp_path)
+    names = ("step_seconds", "examples_per_second", "frames_per_second", "tflops_per_device")
+    seconds, examples, frames, tflops = (series[f"time/{name}"][-1][1] for name in names)
+    np.testing.assert_allclose([examples * seconds, frames * seconds], [3, 300], rtol=1e-6)
+    np.testing.assert_allclose(tflops * seconds, 8 / 4, rtol=1e-6)
+    assert "time/share_of_peak" not in series  # no processor is in the table
+    assert 0.1 < series["memory/host_peak_gib"][-1][1] < 100
+    assert len(series["time/first_step_seconds"]) == 1
+
+
+def test_sounds_are_kept_in_the_run_and_turned_down_if_too_loud(tmp_path):
+    import soundfile
+
+    log, _ = open_log(tmp_path)
+    tone = 2 * np.sin(np.arange(4800) / 10)[:, None] * np.ones((1, 2))
+    with log:
+        log.audio(3, "song_0", tone, 48_000)
+    heard, rate = soundfile.read(tmp_path / "samples" / "000003" / "song_0.wav")
+    assert rate == 48_000
+    np.testing.assert_allclose(heard, tone / np.abs(tone).max(), atol=1e-4)  # 16 bits
+
+
 def test_json_lines_are_enough_without_tensorboard(tmp_path, monkeypatch):
     import sys
 

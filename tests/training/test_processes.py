@@ -43,7 +43,7 @@ def finish(*running, code=0):
     outputs = []
     for process in running:
         try:
-            out, errors = process.communicate(timeout=200)
+            out, errors = process.communicate(timeout=300)
         finally:
             process.kill()
         assert process.returncode == code, errors[-2000:]
@@ -70,13 +70,13 @@ def assert_same_end(left, right):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_two_processes_train_save_are_killed_resume_and_match_one(tmp_path):
     alone, two = tmp_path / "alone", tmp_path / "two"
     finish(start(alone))
 
     first, second = start_two(two, "--stop-at", 6, "kill")  # in the save, before its rename
-    first.communicate(timeout=200)
+    first.communicate(timeout=300)
     second.kill()
     second.communicate()
     assert first.returncode == -9
