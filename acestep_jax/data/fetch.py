@@ -108,11 +108,15 @@ def read_recording(root: pathlib.Path, path: str, max_seconds: float) -> np.ndar
 
 def fetch_recording(
     recording: Recording, root: pathlib.Path, folder: pathlib.Path, max_seconds: float
-) -> None:
-    """Writes one recording as FLAC with its labels; stems too where the package has them."""
+) -> pathlib.Path:
+    """Writes one recording as FLAC with its labels; stems too where the package has them.
+
+    Returns:
+      The labels' file, which is written last; one that is there is left alone.
+    """
     label_path = folder / f"{recording.name}.json"
     if label_path.exists():
-        return
+        return label_path
     samples = read_recording(root, recording.path, max_seconds)
     stems = {}
     guitar = pathlib.PurePosixPath(recording.path).with_name("guitar.ogg")
@@ -125,6 +129,7 @@ def fetch_recording(
         audio.write_flac(folder / stems["guitar"], stem)
     audio.write_flac(folder / f"{recording.name}.flac", samples)
     labels.save_labels(label_path, _labels_of(recording, len(samples), stems))
+    return label_path
 
 
 def _scale_together(mix: np.ndarray, stem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -70,6 +70,8 @@ def row_of_example(example: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
             continue
         if name == "stems":
             plain = {stem["track"]: stem["audio"] for stem in plain}
+        if name == "chords":
+            plain = [[chord["start"], chord["name"]] for chord in plain]
         empty = isinstance(plain, str | bytes | list | dict) and not plain
         if not empty and not (type(plain) is int and plain == 0):
             row[name] = plain
@@ -85,4 +87,6 @@ def _plain(value: Any, *, content: bool = False, key: str = "") -> Any:
         return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
     if isinstance(value, list | tuple | np.ndarray) and not np.isscalar(value):
         return [_plain(item, content=content, key=key) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    # examples hold float32, whose digits beyond a tenth of a millisecond are rounding
+    return round(value, 4) if isinstance(value, float) else value

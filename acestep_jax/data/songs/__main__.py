@@ -15,11 +15,11 @@ from acestep_jax.data import audio, labels
 from acestep_jax.data.songs import render
 
 
-def write_song(folder: pathlib.Path, seed: int, *, with_stems: bool) -> None:
-    """Renders the song of `seed` into `folder`; the labels are written last."""
-    path = folder / f"own-{seed:06d}.json"
+def write_song(folder: pathlib.Path, seed: int, *, with_stems: bool) -> pathlib.Path:
+    """Renders the song of `seed` into `folder`; returns its labels, which are written last."""
+    path = folder / f"{render.song_name(seed)}.json"
     if path.exists():
-        return
+        return path
     song = render.render_song(seed)
     stems = {}
     if with_stems:
@@ -28,6 +28,7 @@ def write_song(folder: pathlib.Path, seed: int, *, with_stems: bool) -> None:
             audio.write_flac(folder / stems[track], wave)
     audio.write_flac(path.with_suffix(".flac"), song.mix)
     labels.save_labels(path, labels.with_stems(song.labels, stems))
+    return path
 
 
 def render_songs(folder: pathlib.Path, seeds: Sequence[int], stems_every: int) -> None:

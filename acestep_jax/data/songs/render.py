@@ -53,11 +53,27 @@ def render_song(seed: int, *, max_seconds: float = 60.0) -> Song:
     Raises:
       ValueError: if nothing short enough was found in 50 draws.
     """
+    score, singer, rng = choose_score(seed, max_seconds=max_seconds)
+    return render_score(song_name(seed), score, singer, rng)
+
+
+def song_name(seed: int) -> str:
+    """Names the song of a seed."""
+    return f"own-{seed:06d}"
+
+
+def choose_score(
+    seed: int, *, max_seconds: float = 60.0
+) -> tuple[score_lib.Score, str | None, np.random.Generator]:
+    """Decides what the song of `seed` is, without rendering it: score, singer, further draws.
+
+    Arguments and errors are those of `render_song`.
+    """
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
         score, singer = draw_score(seed, rng)
         if score.seconds <= max_seconds:
-            return render_score(f"own-{seed:06d}", score, singer, rng)
+            return score, singer, rng
     raise ValueError(f"no song of at most {max_seconds} s for seed {seed}; allow at least 20 s.")
 
 
