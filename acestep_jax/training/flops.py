@@ -5,6 +5,7 @@ convolutions and fused attention, each as often as its loops run it, recomputati
 own analysis is no help here: it counts the body of a loop once, and our layers are scanned.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -30,6 +31,45 @@ PEAKS: tuple[tuple[str, float], ...] = (
 """Dense bfloat16 operations a second by pattern of `device_kind`, from the makers' data sheets:
 NVIDIA Blackwell (2025), H100 and H200 (2023), A100 (2021), L40S and L4 (2023), without sparsity;
 Google Cloud's pages of TPU versions (2025)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What was computed, over all devices.
+
+    Attributes:
+      operations: floating-point operations of products.
+      examples: songs.
+      frames: latent frames, the tokens of this model; padding included.
+    """
+
+    operations: float = 0.0
+    examples: int = 0
+    frames: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.operations + other.operations,
+            self.examples + other.examples,
+            self.frames + other.frames,
+        )
+
+    def __bool__(self) -> bool:
+        return self != Work()
+
+    def rates(self, seconds: float, num_devices: int, peak: float | None) -> dict[str, float]:
+        """Divides by the time it took; what is not known is left out."""
+        rates = {
+            f"time/{name}_per_second": getattr(self, name) / seconds
+            for name in ("examples", "frames")
+            if getattr(self, name)
+        }
+        if self.operations:
+            speed = self.operations / seconds / num_devices
+            rates["time/tflops_per_device"] = speed / 1e12
+            if peak:
+                rates["time/share_of_peak"] = speed / peak
+        return rates
 
 
 def peak(device: jax.Device) -> float | None:

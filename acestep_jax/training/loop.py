@@ -105,7 +105,7 @@ class Loop:
 
         Counted are its floating-point operations, and the songs of the batch among its arguments.
         """
-        known: dict[Any, metrics_lib.Work] = {}
+        known: dict[Any, flops.Work] = {}
 
         def run(*args: Any) -> Any:
             leaves, tree = jax.tree.flatten(args)
@@ -216,9 +216,9 @@ class Loop:
         return multihost_utils.reached_preemption_sync_point(done)
 
 
-def _work(step: Callable[..., Any], args: tuple[Any, ...]) -> metrics_lib.Work:
+def _work(step: Callable[..., Any], args: tuple[Any, ...]) -> flops.Work:
     batches = [arg.latents.shape for arg in args if isinstance(arg, Batch)]
-    return metrics_lib.Work(
+    return flops.Work(
         operations=flops.count(step, *args),
         examples=sum(size for size, *_ in batches),
         frames=sum(size * frames for size, frames, _ in batches),

@@ -5,7 +5,6 @@ earlier steps, so the device never waits for the log. Every value of every step 
 """
 
 import collections
-import dataclasses
 import json
 import math
 import pathlib
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from acestep_jax.training import files, flops, media
+from acestep_jax.training.flops import Work
 
 MAX_LAG = 2
 """The host runs at most this many steps ahead of the values it has checked."""
@@ -26,31 +26,6 @@ MAX_LAG = 2
 
 class NonFiniteLoss(FloatingPointError):
     """A loss, norm or other metric became infinite or NaN."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What was computed, over all devices.
-
-    Attributes:
-      operations: floating-point operations of products (`flops.count`).
-      examples: songs.
-      frames: latent frames, the tokens of this model; padding included.
-    """
-
-    operations: float = 0.0
-    examples: int = 0
-    frames: int = 0
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.operations + other.operations,
-            self.examples + other.examples,
-            self.frames + other.frames,
-        )
-
-    def __bool__(self) -> bool:
-        return self != Work()
 
 
 class Metrics:
@@ -195,16 +170,15 @@ class Metrics:
         self._check(step, numbers)
         now = time.monotonic()
         self._line_work += work
-        extra: dict[str, float] = {}
-        if self._first_step_done is None:  # its time is mostly compilation
+        first = self._first_step_done is None
+        if first:  # its time is mostly compilation
             self._first_step_done = (step, now)
-            extra["time/first_step_seconds"] = now - self._begun
+            self._window["time/first_step_seconds"] = [now - self._begun]
         for name, number in numbers.items():
             self._window.setdefault(name, []).append(number)
-        self._window |= {name: [number] for name, number in extra.items()}
         if step % self._log_every == 0 or step == self._num_steps:
             self._line(step, now)
-        elif extra:  # the rates of the first line leave compilation out
+        elif first:  # the rates of the first line leave compilation out
             self._line_step, self._line_begun, self._line_work = step, now, Work()
 
     def _check(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -227,24 +201,13 @@ class Metrics:
         means = {name: float(np.mean(numbers)) for name, numbers in self._window.items()}
         self._window = {}
         seconds = max(1e-9, now - self._line_begun)
-        timing = self._rates(seconds / max(1, step - self._line_step), seconds)
+        timing = {"time/step_seconds": seconds / max(1, step - self._line_step)}
+        timing |= self._line_work.rates(seconds, self._num_devices, self._peak)
+        self._line_work = Work()
         self._line_step, self._line_begun = step, now
         self._record(step, means | timing | _memory())
         if jax.process_index() == 0:
             self._progress(step, means, timing, now)
-
-    def _rates(self, step_seconds: float, seconds: float) -> dict[str, float]:
-        work, self._line_work = self._line_work, Work()
-        rates = {"time/step_seconds": step_seconds}
-        for name in ("examples", "frames"):
-            if number := getattr(work, name):
-                rates[f"time/{name}_per_second"] = number / seconds
-        if work.operations:
-            speed = work.operations / seconds / self._num_devices
-            rates["time/tflops_per_device"] = speed / 1e12
-            if self._peak:
-                rates["time/share_of_peak"] = speed / self._peak
-        return rates
 
     def _record(self, step: int, numbers: Mapping[str, float]) -> None:
         if self._file is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acestep_jax.training import config as config_lib
-from acestep_jax.training import loop
+from acestep_jax.training import flops, loop
 from acestep_jax.training import metrics as metrics_lib
 from tests.training import toy_run
 
@@ -44,8 +44,8 @@ def test_the_log_tells_work_a_second_on_each_device_and_memory(tmp_path):
     log, _ = open_log(tmp_path, num_devices=4)
     with log:
         for step in range(1, 7):
-            log.work(metrics_lib.Work(operations=4e12))
-            log.work(metrics_lib.Work(operations=4e12, examples=3, frames=300))
+            log.work(flops.Work(operations=4e12))
+            log.work(flops.Work(operations=4e12, examples=3, frames=300))
             log.write(step, {})
     series = metrics_lib.read_metrics(tmp_path)
     names = ("step_seconds", "examples_per_second", "frames_per_second", "tflops_per_device")
