@@ -38,7 +38,7 @@ from acestep_jax.nn import vae as vae_lib
 from acestep_jax.nn.audio_discriminator import AudioDiscriminator
 from acestep_jax.nn.vae import VAE, Posterior
 from acestep_jax.ops import distill, stft
-from acestep_jax.training import cli, loop, models, optim, reconstruction
+from acestep_jax.training import cli, loop, models, optim, processes, reconstruction
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
 from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
@@ -286,7 +286,9 @@ def export(
         # of a sample: spread of the means and of the posterior together
         scale = jnp.sqrt(measured["latent_std"] ** 2 + measured["posterior_std"] ** 2)
         params = vae_lib.scale_latents(params, scale)
-    weights.save_vae(folder, weights.Network(networks.vae.config, params))
+    params = processes.whole(params)
+    if jax.process_index() == 0:
+        weights.save_vae(folder, weights.Network(networks.vae.config, params))
 
 
 def load_audio(config: TrainVAE, hop: int) -> tuple[segments.SegmentBatches, dict[str, np.ndarray]]:
@@ -337,7 +339,7 @@ def main(config: TrainVAE) -> None:
                 compiled[weights_only, player] = make_step(
                     config, networks, phase, player=player, params=state.params
                 )
-            audio = mesh_lib.place_batch(next(batches), mesh)
+            audio = mesh_lib.place_batch(mesh_lib.own_share(next(batches)), mesh)
             state, metrics = compiled[weights_only, player](state, audio)
             run.end_step(step, state, metrics, batches)
 

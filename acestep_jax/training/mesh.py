@@ -29,7 +29,7 @@ __all__ = [
     "place_batch",
     "replicated",
 ]
-__all__ += ["parameter_shardings", "place", "sharded_bytes", "state_shardings"]
+__all__ += ["own_share", "parameter_shardings", "place", "sharded_bytes", "state_shardings"]
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -218,6 +218,23 @@ def sharded_bytes(tree: Any, shardings: Any) -> tuple[int, int]:
 def batch_sharding(mesh: jax.sharding.Mesh, *axes: str | None) -> NamedSharding:
     """Shares the leading axis of a batch; further axes by name."""
     return NamedSharding(mesh, PartitionSpec(BATCH, *axes))
+
+
+def own_share(batch: Any) -> Any:
+    """Takes this process's examples of a batch that every process holds whole.
+
+    Raises:
+      ValueError: if the processes cannot share it evenly.
+    """
+    count, index = jax.process_count(), jax.process_index()
+
+    def take(leaf: Any) -> Any:
+        if leaf.shape[0] % count:
+            raise ValueError(f"{leaf.shape[0]} examples cannot be shared by {count} processes.")
+        size = leaf.shape[0] // count
+        return leaf[index * size : (index + 1) * size]
+
+    return jax.tree.map(take, batch)
 
 
 def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
