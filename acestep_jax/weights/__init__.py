@@ -1,5 +1,6 @@
 """Released checkpoints to parameter trees and back: loading, export, and the table of names."""
 
+from acestep_jax.weights.adapters import Adapter, load_adapter, save_adapter
 from acestep_jax.weights.checkpoint import LAYOUTS, Model, Network, Source
 from acestep_jax.weights.hub import resolve
 from acestep_jax.weights.load import load_model, load_qwen3, load_vae
@@ -8,14 +9,17 @@ from acestep_jax.weights.tensorfile import CheckpointError
 
 __all__ = [
     "LAYOUTS",
+    "Adapter",
     "CheckpointError",
     "Model",
     "Network",
     "Source",
+    "load_adapter",
     "load_model",
     "load_qwen3",
     "load_vae",
     "resolve",
+    "save_adapter",
     "save_model",
     "save_qwen3",
     "save_vae",

@@ -3,6 +3,8 @@
 Tolerance: that of the transformer itself, see `test_against_torch.py`.
 """
 
+import itertools
+
 import diffusers
 import jax
 import numpy as np
@@ -15,6 +17,8 @@ from acestep_jax import weights
 from acestep_jax.nn import lora
 from acestep_jax.nn.dit import DiT
 from acestep_jax.nn.lora import LoRA
+from acestep_jax.ops import timesteps
+from acestep_jax.sampling import flow, sampler
 from acestep_jax.weights import adapters
 from tests.torch.test_against_torch import array, assert_close, tensor, their_package
 
@@ -90,6 +94,27 @@ def test_diffusers_transformer_loads_ours(base, trained, which, tmp_path):
     module = transformer(base)
     module.load_lora_adapter(tmp_path, use_safetensors=True)
     assert_close(ours(model, trained[which].collection()), theirs(module))
+
+
+def test_diffusers_samples_are_ours(base, trained, tmp_path):
+    """Four Euler steps of the shift-3 grid, the adapter on."""
+    _, model = base
+    adapters.save_adapter(tmp_path, trained[0], model.config, layout="diffusers")
+    module = transformer(base)
+    module.load_lora_adapter(tmp_path, use_safetensors=True)
+    given = lora.WithAdapters(model.params["dit"], trained[0].collection())
+    noise, times = INPUTS["hidden_states"], np.asarray(timesteps.time_grid(4, 3.0))
+    tokens, context = INPUTS["encoder_hidden_states"], INPUTS["context_latents"]
+    field = sampler.conditional_velocity(lora.Adapted(DiT(model.config)), given, tokens, context)
+    sample = jax.jit(lambda x: flow.integrate(field, x, times))(noise)
+    x_t = tensor(noise)
+    for t, t_next in itertools.pairwise(times):
+        at = torch.full((2,), float(t))
+        inputs = {k: tensor(v) for k, v in INPUTS.items()}
+        inputs |= {"hidden_states": x_t, "timestep": at, "timestep_r": at}
+        with torch.no_grad():
+            x_t = x_t + float(t_next - t) * module(**inputs, return_dict=False)[0]
+    assert_close(sample, x_t)
 
 
 def test_diffusers_pipelines_load_ours_in_either_naming(base, trained, tmp_path):
