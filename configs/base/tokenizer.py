@@ -9,7 +9,7 @@ Cost:     not run yet: no device of that size was at hand.     Expect:  not know
 """
 
 from acestep_jax.training.config import Data, Mesh, Model, Optimizer
-from acestep_jax.training.recipes.tokenizer import TrainTokenizer, toy_tokenizer
+from acestep_jax.training.recipes.tokenizer import COVERS, TrainTokenizer, toy_tokenizer
 
 
 def get_config(quick: bool = False) -> TrainTokenizer:
@@ -44,6 +44,7 @@ def get_config(quick: bool = False) -> TrainTokenizer:
             lyric_tokens=1024,
             timbre_frames=750,
             num_workers=8,
+            tasks=COVERS,
         ),
         save_every=1000,
         eval_every=5000,

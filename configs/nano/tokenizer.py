@@ -1,0 +1,32 @@
+"""Trains the nano tokenizer and detokenizer, and teaches the nano DiT to follow their hints.
+
+Method:   diffusion autoencoder with a reconstruction start (train/tokenizer.py), 1,000 codes.
+Command:  python -m train.tokenizer --config configs/nano/tokenizer.py        (after `make data`)
+Cost:     not measured yet.      Expect:  not known yet.
+"""
+
+from acestep_jax.training.config import Data, Model, Optimizer
+from acestep_jax.training.recipes.tokenizer import COVERS, TrainTokenizer, toy_tokenizer
+
+
+def get_config(quick: bool = False) -> TrainTokenizer:
+    """Gives the run; `quick` takes two steps."""
+    config = TrainTokenizer(
+        name="nano_tokenizer",
+        num_steps=900,
+        reconstruct_steps=500,
+        settle_steps=100,
+        model=Model(weights="asset:nano/acestep-v15-nano", text_weights="asset:nano/text_encoder"),
+        codec=Optimizer(
+            peak_lr=1e-3, warmup_steps=20, schedule="cosine", final_lr_ratio=0.1, ema_decay=0.98
+        ),
+        decoder=Optimizer(
+            peak_lr=5e-4, warmup_steps=20, schedule="cosine", final_lr_ratio=0.05, ema_decay=0.98
+        ),
+        data=Data(
+            shards="data/shards/own,data/shards/real", batch_size=16, num_frames=128, tasks=COVERS
+        ),
+        log_every=20,
+        save_every=100,
+    )
+    return toy_tokenizer(config) if quick else config

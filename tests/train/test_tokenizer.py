@@ -1,0 +1,389 @@
+"""The tokenizer's trainer: stages, hidden and wrong hints, FSQ's laws, and Shannon's bound."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acestep_jax.data.batch import Batch
+from acestep_jax.nn import model as model_lib
+from acestep_jax.ops import fsq
+from acestep_jax.training import cli, models
+from acestep_jax.training import codec as codec_lib
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training.codec import Codec
+from acestep_jax.training.config import Data, Mesh, Optimizer
+from acestep_jax.training.recipes.tokenizer import TrainTokenizer
+from tests import tiny
+from tests.train import toys
+from train import tokenizer
+
+ROOT = pathlib.Path(__file__).parents[2]
+RULE = Optimizer(peak_lr=1e-2, ema_decay=0.9, weight_decay=0.1)
+CONFIG = TrainTokenizer(
+    name="toy", codec=RULE, decoder=RULE, num_steps=10, reconstruct_steps=4, settle_steps=2
+)
+SILENCE = np.repeat(np.arange(9.0, 5.0, -1.0, np.float32)[:, None], 4, axis=1)
+SETTING = tokenizer.Setting(CONFIG, Codec(tiny.networks(), SILENCE))
+
+
+@pytest.fixture(scope="module")
+def start():
+    codec, others = models.split(tiny.params(), ("tokenizer",))
+    decoder, frozen = models.split(others, CONFIG.trained)
+    return {"codec": codec, "decoder": decoder}, frozen
+
+
+@functools.cache
+def step_of(stage):
+    codec, others = models.split(tiny.params(), ("tokenizer",))
+    decoder, _ = models.split(others, CONFIG.trained)
+    return tokenizer.make_step(SETTING, stage, {"codec": codec, "decoder": decoder})
+
+
+def run(stage, start):
+    params, frozen = start
+    state = tokenizer.make_state(CONFIG, params)
+    return jax.device_get(step_of(stage)(state, frozen, mixed()))
+
+
+def mixed():
+    return dataclasses.replace(toys.batch(), is_cover=np.arange(8) % 2 == 0)
+
+
+def moved(old, new):
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    return any((np.asarray(a) != b).any() for a, b in pairs)
+
+
+# Stages -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stage,trained",
+    [("reconstruct", {"codec"}), ("joint", {"codec", "decoder"}), ("settle", {"decoder"})],
+)
+def test_a_stage_moves_what_it_trains_and_nothing_else(stage, trained, start):
+    state, metrics = run(stage, start)
+    for name, old in start[0].items():
+        assert moved(old, state.params[name]) == (name in trained), name
+        assert moved(old, state.average[name]) == (name in trained), name
+    assert state.step == 1
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_stages_follow_one_another():
+    stages = [CONFIG.stage_at(step) for step in range(10)]
+    assert stages == ["reconstruct"] * 4 + ["joint"] * 4 + ["settle"] * 2
+
+
+def test_reconstruction_fades_from_one_to_a_tenth_over_the_joint_stage():
+    weights = [float(tokenizer.reconstruct_weight(CONFIG, jnp.int32(s))) for s in (0, 4, 6, 8, 9)]
+    np.testing.assert_allclose(weights, [1, 1, 0.55, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"settle_steps": 7}, "take 11 of num_steps=10"),
+        ({"trained": ()}, "names no part"),
+        ({"data": Data()}, "has no covers"),
+        ({"code_noise": 1.5}, r"code_noise=1.5 must lie in \[0, 1\]"),
+    ],
+)
+def test_impossible_plans_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_the_parts_of_the_codec_cannot_be_trained_as_its_decoder():
+    _, others = models.split(tiny.params(), ("tokenizer",))
+    with pytest.raises(ValueError, match="matches no part"):
+        models.split(others, ("^detokenizer$",))
+
+
+# Hints --------------------------------------------------------------------------------------------
+
+
+def test_silenced_windows_read_silence_and_the_rest_their_hints():
+    kept = jnp.asarray([[True, True], [False, True]])
+    heard = np.asarray(SETTING.codec.silence_windows(jnp.ones((2, 8, 4)), kept))[..., 0]
+    # a window is five frames; the last one is cut; silence is taken from its own start
+    np.testing.assert_array_equal(heard, [[1] * 8, [9, 8, 7, 6, 9] + [1] * 3])
+
+
+def test_covers_read_hints_and_other_tasks_keep_their_source():
+    batch = toys.batch()
+    scene = tokenizer.Scene(None, None, None, None, None, None)
+    hints = jnp.full(batch.latents.shape, 7.0)
+    for is_cover, source in ((True, hints), (False, batch.source_latents)):
+        asked = dataclasses.replace(batch, is_cover=np.full(8, is_cover))
+        context = tokenizer.with_hints(scene, hints, asked).context
+        np.testing.assert_array_equal(context[..., :4], source)
+        np.testing.assert_array_equal(context[..., 4:], 1)  # all of it is to be generated
+
+
+def test_the_velocity_error_teaches_the_codec_through_the_hints_of_covers(start):
+    params, frozen = start
+    config = dataclasses.replace(CONFIG, reconstruct_weight=0.0, final_reconstruct_weight=0.0)
+    loss = functools.partial(tokenizer.joint_loss, setting=SETTING._replace(config=config))
+
+    @jax.jit
+    def slope(params, is_cover):
+        batch = dataclasses.replace(toys.batch(), is_cover=is_cover)
+        arguments = dict(frozen=frozen, batch=batch, key=jax.random.key(0), step=0)
+        gradient = jax.grad(lambda p: loss(p, **arguments)[0])(params)["codec"]
+        return jax.tree.map(lambda g: jnp.abs(g).max(), gradient)
+
+    heard, unheard = (slope(params, jnp.full(8, yes)) for yes in (True, False))
+    assert all(value > 0 for value in jax.tree.leaves(heard["tokenizer"]["quantizer"]))
+    assert heard["tokenizer"]["audio_acoustic_proj"]["kernel"] > 0
+    assert not any(jax.tree.leaves(unheard))
+
+
+def test_a_wrong_code_is_read_as_its_neighbour_and_learned_as_itself(start):
+    codec, params = SETTING.codec, start[0]["codec"]
+    latents = toys.batch().latents
+
+    def read(params, share):
+        vectors, codes = codec.encode(params, latents)
+        key = jax.random.key(0)
+        return codec.misread(key, params, vectors, codes, share), vectors, codes
+
+    wrong, right, codes = jax.jit(lambda p: read(p, 1.0))(params)
+    table = jax.jit(functools.partial(codec.networks.tokenizer.apply, method="decode_codes"))
+    everything = table({"params": params["tokenizer"]}, jnp.arange(125)[None])[0]
+    distances = jnp.linalg.norm(everything[None] - wrong.reshape(-1, 1, 24), axis=-1)
+    nearest = np.asarray(distances.argmin(1)).reshape(codes.shape)
+    steps = fsq.digits_from_codes(jnp.asarray(nearest), (5, 5, 5)) - fsq.digits_from_codes(
+        codes, (5, 5, 5)
+    )
+    np.testing.assert_array_equal(np.abs(np.asarray(steps)).sum(-1), 1)
+    assert float(distances.min(1).max()) < 1e-4 * float(jnp.linalg.norm(right, axis=-1).max())
+
+    def pull(params, share):  # towards the pooler, whose parameters see straight through
+        return read(params, share)[0].sum()
+
+    gradients = [jax.jit(jax.grad(functools.partial(pull, share=s)))(params) for s in (0.0, 1.0)]
+    pools = [g["tokenizer"]["attention_pooler"] for g in gradients]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *pools)
+
+
+def test_a_fresh_quantizer_starts_at_unit_scale():
+    codec = SETTING.codec
+    params = codec_lib.draw_params(codec.networks, jax.random.key(0))
+    latents = 3 + 0.5 * jax.random.normal(jax.random.key(1), (16, 40, 4))
+    params = codec.start_at_unit_scale(params, latents)
+    tokenizer_params = {"params": params["tokenizer"]}
+
+    @jax.jit
+    def channels(latents):
+        summary = codec.networks.tokenizer.apply(
+            tokenizer_params, latents, codec.silence_latent[None], method="pool"
+        )
+        project = params["tokenizer"]["quantizer"]["project_in"]
+        return (summary @ project["kernel"] + project["bias"].reshape(1, 1, -1)).reshape(-1, 3)
+
+    z = channels(latents)
+    np.testing.assert_allclose(z.mean(0), 0, atol=2e-3)  # float32 over directions of small variance
+    np.testing.assert_allclose(np.cov(np.asarray(z).T), np.eye(3), atol=5e-3)
+    spread = np.asarray(fsq.bound(z, (5, 5, 5))).std(0)
+    assert ((spread > 0.4) & (spread < 0.7)).all()  # the range recommended for a start
+
+
+# Evaluation ---------------------------------------------------------------------------------------
+
+
+def test_held_out_covers_and_text2music_are_the_same_clips():
+    data = dataclasses.replace(CONFIG.data, shards="synthetic", batch_size=3, num_frames=16)
+    configs = [dataclasses.replace(CONFIG, data=data, seed=seed) for seed in (0, 1)]
+    (covers, plain), (again, _) = (next(tokenizer.held_out_pairs(config)) for config in configs)
+    np.testing.assert_array_equal(covers.latents, plain.latents)
+    np.testing.assert_array_equal(covers.latents, again.latents)
+    assert covers.is_cover.all()
+    assert not plain.is_cover.any()
+    assert (covers.text_tokens != plain.text_tokens).any()  # their instructions differ
+
+
+def test_evaluations_tell_kinds_of_hints_apart_and_agree_with_themselves(start):
+    params, frozen = start
+    parts = frozen | params["codec"] | params["decoder"]
+    evaluate = tokenizer.make_evaluate(SETTING)
+
+    def numbers():
+        plain = [toys.batch(seed=seed) for seed in (0, 1)]
+        covers = [dataclasses.replace(batch, is_cover=np.ones(8, bool)) for batch in plain]
+        pairs = zip(covers, plain, strict=True)
+        return tokenizer.held_out_numbers(SETTING, evaluate, parts, pairs, 2)
+
+    first = numbers()
+    assert first == numbers()
+    kinds = [first[f"eval/error_{kind}"] for kind in ("true", "wrong", "shuffled", "none")]
+    assert len(set(kinds)) == 4
+    times = [first[f"eval/error_true_t{t}"] for t in tokenizer.EVAL_TIMES]
+    assert first["eval/error_true"] == pytest.approx(np.mean(times))
+    # random hints have nothing to do with the song: |hint - data|^2 exceeds the variance
+    assert first["eval/unexplained"] > 1
+    assert 1 <= first["codes/perplexity"] <= 125 * first["codes/used"]
+
+
+# Devices ------------------------------------------------------------------------------------------
+
+
+def test_eight_devices_train_as_one(start, devices):
+    params, frozen = start
+    expected, numbers = run("joint", start)
+    mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=4), devices)
+    with jax.set_mesh(mesh):
+        state = tokenizer.make_state(CONFIG, params)
+        places = mesh_lib.state_shardings(state, mesh)
+        step = tokenizer.make_step(SETTING, "joint", params, places)
+        state, metrics = step(
+            jax.device_put(state, places),
+            jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh)),
+            mesh_lib.place_batch(mixed(), mesh),
+        )
+    for name, value in numbers.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
+    # Adam's first step is 1e-2 whatever the gradient: one that is all rounding may turn its sign
+    off = np.concatenate([(np.abs(np.asarray(a) - b) > 1e-4).ravel() for a, b in pairs])
+    assert off.mean() < 1e-3
+
+
+@pytest.mark.parametrize("stage", ["reconstruct", "joint", "settle"])
+def test_every_stage_lowers_for_other_hardware(stage, start):
+    shapes = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+    params, frozen = shapes(start[0]), shapes(start[1])
+    state = jax.eval_shape(functools.partial(tokenizer.make_state, CONFIG), params)
+    exported = jax.export.export(step_of(stage), platforms=["cuda", "tpu"])(
+        state, frozen, shapes(mixed())
+    )
+    assert exported.platforms == ("cuda", "tpu")
+
+
+def test_the_two_billion_recipe_traces_at_full_size():
+    config = cli.load_config(ROOT / "configs" / "base" / "tokenizer.py")
+    networks = models.build(config.model)
+    sizes, data = networks.config, dataclasses.replace(config.data, num_frames=300)
+    parts = models.shapes(networks)
+    codec, others = models.split(parts, ("tokenizer",))
+    decoder, frozen = models.split(others, config.trained)
+    params = {"codec": codec, "decoder": decoder}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert 1.75e9 < count < 1.82e9  # tokenizer, detokenizer and the decoder of the 2B package
+    rows = {
+        "latents": (data.num_frames, 64),
+        "frame_mask": (data.num_frames,),
+        "source_latents": (data.num_frames, 64),
+        "edit_mask": (data.num_frames,),
+        "text_tokens": (data.text_tokens,),
+        "text_mask": (data.text_tokens,),
+        "lyric_tokens": (data.lyric_tokens,),
+        "lyric_mask": (data.lyric_tokens,),
+        "timbre_latents": (data.timbre_frames, 64),
+        "is_cover": (),
+    }
+    example = toys.batch()
+    batch = Batch(
+        **{
+            name: jax.ShapeDtypeStruct((4, *shape), getattr(example, name).dtype)
+            for name, shape in rows.items()
+        }
+    )
+    setting = tokenizer.Setting(config, Codec(networks, np.zeros((750, 64), np.float32)))
+    state = jax.eval_shape(functools.partial(tokenizer.make_state, config), params)
+    for stage in ("reconstruct", "joint"):
+        step = tokenizer.make_step(setting, stage, params)
+        new, metrics = jax.eval_shape(step, state, frozen, batch)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), state
+        )
+        assert all(value.shape == () for value in metrics.values())
+    assert sizes.num_codes == 64_000
+
+
+# What FSQ and its rate allow ----------------------------------------------------------------------
+
+
+def test_the_gradient_of_rounding_is_one_inside_the_clamp_and_zero_outside():
+    """E1: exact, against the slope of c tanh(z / c) that comes before the clamp."""
+    z = jnp.linspace(-6, 6, 2001)[:, None]
+    for levels in (8, 5):
+        limit = levels / (levels - 1)
+        slope = jax.grad(lambda z, n=levels: fsq.quantize(z, (n,))[0].sum())(z)
+        soft = jax.grad(lambda z, c=limit: (c * jnp.tanh(z / c)).sum())(z)
+        inside = np.abs(limit * np.tanh(z / limit)) < 1
+        np.testing.assert_array_equal(slope[inside], soft[inside])
+        assert not np.asarray(slope[~inside]).any()
+
+
+LIMIT_NETWORKS = model_lib.build_networks(
+    dataclasses.replace(
+        tiny.CONFIG,
+        hidden_size=32,
+        intermediate_size=64,
+        fsq_dim=32,
+        audio_acoustic_hidden_dim=64,
+        timbre_hidden_dim=64,
+        in_channels=192,
+        fsq_input_levels=(8, 8, 8, 5, 5, 5),
+    ),
+    tiny.TEXT_CONFIG,
+)
+BITS = np.log2(64_000)
+
+
+def _windows(key, rank):
+    """Unit-variance windows [96, 5, 64]: white, or the same `rank` directions in every frame."""
+    if rank == 320:
+        return jax.random.normal(key, (96, 5, 64))
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(64, rank)))[0].T
+    values = jax.random.normal(key, (96, rank)) * np.sqrt(64 / rank)
+    return jnp.repeat((values @ basis.astype(np.float32))[:, None], 5, axis=1)
+
+
+@functools.cache
+def _unexplained(rank, num_steps):
+    """Trains by reconstruction on fresh data; returns the error on more of it over its variance."""
+    config = TrainTokenizer(
+        name="limit",
+        codec=Optimizer(peak_lr=6e-3, schedule="cosine", weight_decay=0.0, b2=0.99),
+        num_steps=num_steps,
+        reconstruct_steps=num_steps,
+        code_noise=0.0,
+        cosine_weight=0.0,
+    )
+    codec = Codec(LIMIT_NETWORKS, np.zeros((5, 64), np.float32))
+    draw = jax.jit(functools.partial(_windows, rank=rank))
+    params = codec_lib.draw_params(LIMIT_NETWORKS, jax.random.key(0))
+    params = {"codec": codec.start_at_unit_scale(params, draw(jax.random.key(1)))}
+    step = tokenizer.make_step(tokenizer.Setting(config, codec), "reconstruct", params)
+    state = tokenizer.make_state(config, params)
+    batch = dataclasses.replace(toys.batch(size=96, frames=5), frame_mask=np.ones((96, 5), bool))
+    for i in range(num_steps):
+        state, _ = step(state, {}, dataclasses.replace(batch, latents=draw(jax.random.key(2 + i))))
+
+    @jax.jit
+    def error(params, data):
+        hints = codec.decode(params, codec.encode(params, data)[0], 5)
+        return jnp.mean((hints - data) ** 2) / jnp.mean(data**2)
+
+    fresh = [draw(jax.random.key(10_000 + i)) for i in range(10)]
+    return float(np.mean([error(state.params["codec"], data) for data in fresh]))
+
+
+def test_white_latents_cannot_be_told_by_their_codes():
+    """E2: 15.97 bits leave at least 2^(-2 · 15.97 / 320) = 93.3 % of white noise unexplained."""
+    bound = 2 ** (-2 * BITS / 320)
+    assert bound == pytest.approx(0.933, abs=5e-4)
+    assert bound <= _unexplained(320, 100) < 1.02
+
+
+def test_latents_of_six_dimensions_can():
+    """E2: the bound is 2^(-2 · 15.97 / 6) = 2.5 %; scalar levels and training cost the rest."""
+    assert 2 ** (-2 * BITS / 6) <= _unexplained(6, 200) < 0.2  # measured 0.115

@@ -1,0 +1,442 @@
+"""Trains the audio tokenizer as a diffusion autoencoder: codes that help to undo noise.
+
+    hints = detokenize(FSQ(pool(data)))                   five frames -> one code -> five frames
+    reconstruction = mean |hints - data|^2 + w (1 - cos(hints, data))                       (1)
+    velocity error = mean (v(x_t, t, condition, source = hints) - (noise - data))^2         (2)
+    loss = (2) + lambda (1),    lambda from 1 to 0.1 over the run                           (3)
+
+A code holds a tenth of a bit, or less, for each number it stands for, so (1) alone can explain only
+a few per cent of a song; (2) lets the decoder say what is worth keeping. Rounding passes gradients
+straight through; FSQ needs no codebook loss. Three stages, each with its own step:
+
+    reconstruct   tokenizer and detokenizer by (1); the decoder is not computed
+    joint         tokenizer, detokenizer and the decoder's `trained` parts by (3)
+    settle        the decoder alone, on the codes of the averaged tokenizer, which stay as they are
+
+What comes after has to live with a planner's mistakes: some codes are moved to a neighbour, and
+some windows are silent. Covers read hints; other tasks of the mixture, text2music at least, keep
+the source they have, so that the decoder does not forget them.
+
+No one has published how the release's tokenizer was trained: its forward pass computes the hints
+without gradient. (2) is what a tokenizer trained together with the DiT would minimise; (1), its
+weight, the rates of wrong codes and the start at unit scale are choices of ours. How FSQ rounds is
+the release's (ops/fsq.py): Mentzer et al. 2023, arXiv:2309.15505.
+
+    python -m train.tokenizer --config configs/nano/tokenizer.py
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from acestep_jax.data.batch import Batch
+from acestep_jax.ops import codes as codes_lib
+from acestep_jax.ops import flow, losses, timesteps
+from acestep_jax.tasks import condition
+from acestep_jax.training import cli, loop, models, optim
+from acestep_jax.training import codec as codec_lib
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import scene as scene_lib
+from acestep_jax.training import state as state_lib
+from acestep_jax.training.codec import Codec
+from acestep_jax.training.models import Loaded
+from acestep_jax.training.recipes.tokenizer import Stage, TrainTokenizer
+from acestep_jax.training.scene import Scene
+from acestep_jax.training.state import TrainState
+from acestep_jax.typing import Array, Key, Params
+from train import dit
+
+Metrics = dict[str, Array]
+
+TRAINED: dict[Stage, tuple[str, ...]] = {
+    "reconstruct": ("codec",),
+    "joint": ("codec", "decoder"),
+    "settle": ("decoder",),
+}
+EVAL_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""An evaluation averages the velocity error over these times."""
+
+
+class Setting(NamedTuple):
+    """What a step needs besides state and batch: the run, and the modules with their silence."""
+
+    config: TrainTokenizer
+    codec: Codec
+
+
+# Losses -------------------------------------------------------------------------------------------
+
+
+def make_hints(key: Key, setting: Setting, params: Params, latents: Array) -> tuple[Array, Array]:
+    """Passes latents through the codes, some of them wrong: hints [B, T, C] and codes [B, Q]."""
+    codec = setting.codec
+    vectors, codes = codec.encode(params, latents)
+    vectors = codec.misread(key, params, vectors, codes, setting.config.code_noise)
+    return codec.decode(params, vectors, latents.shape[1]), codes
+
+
+def reconstruction_error(hints: Array, latents: Array, cosine_weight: float) -> Array:
+    """Evaluates (1) at every frame: [B, T]."""
+    lengths = jnp.linalg.norm(hints, axis=-1) * jnp.linalg.norm(latents, axis=-1)
+    cosine = jnp.sum(hints * latents, axis=-1) / jnp.maximum(lengths, 1e-6)
+    return losses.squared_error(hints, latents) + cosine_weight * (1 - cosine)
+
+
+def reconstruct_loss(
+    params: Params, setting: Setting, frozen: Params, batch: Batch, key: Key, step: Array
+) -> tuple[Array, Metrics]:
+    """Evaluates (1); arguments as for `joint_loss`."""
+    del frozen, step
+    config = setting.config
+    hints, codes = make_hints(key, setting, params["codec"], batch.latents)
+    errors = reconstruction_error(hints, batch.latents, config.cosine_weight)
+    loss = losses.masked_mean(errors, batch.frame_mask if config.masked_loss else None)
+    return loss, {"loss/reconstruction": loss} | code_metrics(setting, codes)
+
+
+def joint_loss(
+    params: Params, setting: Setting, frozen: Params, batch: Batch, key: Key, step: Array
+) -> tuple[Array, Metrics]:
+    """Evaluates (3).
+
+    Args:
+      params: {"codec": parameters, "decoder": those of the trained parts, if any}.
+      setting: configuration and modules.
+      frozen: the other parts.
+      batch: songs and prompts.
+      key: of everything drawn.
+      step: steps done, for lambda.
+    """
+    config, sizes = setting.config, setting.codec.networks.config
+    code_key, window_key, drop_key, time_key, noise_key = jax.random.split(key, 5)
+    parts = frozen | params.get("decoder", {})
+    hints, codes = make_hints(code_key, setting, params["codec"], batch.latents)
+    kept = jax.random.bernoulli(window_key, 1 - config.window_dropout, codes.shape)
+    heard = setting.codec.silence_windows(hints, kept)
+    scene = with_hints(read_conditions(setting, parts, batch), heard, batch)
+    scene = dit.drop_conditions(drop_key, scene, config.condition_dropout)
+    t = timesteps.sample_times(
+        time_key, hints.shape[:1], config.time_law, sizes.timestep_mu, sizes.timestep_sigma
+    )
+    errors = velocity_error(setting, parts, scene, t, jax.random.normal(noise_key, hints.shape))
+
+    mask = batch.frame_mask if config.masked_loss else None
+    velocity = losses.masked_mean(errors, mask)
+    reconstruction = losses.masked_mean(
+        reconstruction_error(hints, batch.latents, config.cosine_weight), mask
+    )
+    per_item = jnp.mean(errors, axis=1)
+    metrics = {
+        "loss/velocity": velocity,
+        "loss/reconstruction": reconstruction,
+        "error/with_hints": losses.masked_mean(per_item, batch.is_cover),
+        "error/without_hints": losses.masked_mean(per_item, ~batch.is_cover),
+    }
+    loss = velocity + reconstruct_weight(config, step) * reconstruction
+    return loss, metrics | code_metrics(setting, codes)
+
+
+def read_conditions(setting: Setting, parts: Params, batch: Batch) -> Scene:
+    """Runs the condition encoders on a batch."""
+    padding = setting.config.model.mask_padding
+    return scene_lib.encode(setting.codec.networks, parts, batch, mask_padding=padding)
+
+
+def with_hints(scene: Scene, hints: Array, batch: Batch) -> Scene:
+    """Gives covers their hints [B, T, C] for a source; other tasks keep the source they have."""
+    context = condition.frame_context(batch.source_latents, batch.edit_mask, hints, batch.is_cover)
+    return scene.replace(context=context)
+
+
+def velocity_error(setting: Setting, parts: Params, scene: Scene, t: Array, noise: Array) -> Array:
+    """Evaluates (2) at every frame, at times t [B]: [B, T]."""
+    velocity = scene_lib.field(setting.codec.networks, parts["dit"], scene)
+    predicted = velocity(flow.interpolate(scene.real, noise, t), t)
+    return losses.squared_error(predicted, flow.velocity_target(scene.real, noise))
+
+
+def reconstruct_weight(config: TrainTokenizer, step: Array) -> Array:
+    """Evaluates lambda at a step: a line over the joint stage, flat behind it."""
+    length = config.num_steps - config.settle_steps - config.reconstruct_steps
+    done = jnp.clip((step - config.reconstruct_steps) / max(1, length), 0, 1)
+    first, last = config.reconstruct_weight, config.final_reconstruct_weight
+    return first + (last - first) * done
+
+
+def code_metrics(setting: Setting, codes: Array) -> Metrics:
+    """Measures how evenly a batch uses the codes; few windows cannot use many."""
+    counts = codes_lib.histogram(codes, setting.codec.networks.config.num_codes)
+    return {"codes/batch_perplexity": codes_lib.perplexity(counts)}
+
+
+# Steps: the only jit of the training --------------------------------------------------------------
+
+
+def optimizer_configs(config: TrainTokenizer) -> dict[str, tuple]:
+    """Lists {network: (its Optimizer, how many updates it gets)}."""
+    return {
+        "codec": (config.codec, config.num_steps - config.settle_steps),
+        "decoder": (config.decoder, config.num_steps - config.reconstruct_steps),
+    }
+
+
+def make_optimizers(config: TrainTokenizer, params: Params) -> dict:
+    """Builds the optimizer of each network in `params`."""
+    settings = optimizer_configs(config)
+    return {name: optim.make_optimizer(*settings[name], params[name]) for name in params}
+
+
+def make_state(config: TrainTokenizer, params: Params) -> TrainState:
+    """Makes the state before the first step from {"codec": ..., "decoder": ...}."""
+    settings = {name: rule for name, (rule, _) in optimizer_configs(config).items()}
+    optimizers = make_optimizers(config, params)
+    return state_lib.init_state(jax.random.key(config.seed), params, optimizers, settings)
+
+
+def make_step(
+    setting: Setting, stage: Stage, params: Params, places: TrainState | None = None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compiles (state, frozen, batch) -> (state, metrics) of a stage; the state is donated.
+
+    Args:
+      setting: configuration, modules, silence.
+      stage: what is trained, and by which loss.
+      params: {"codec": ..., "decoder": ...} or their shapes.
+      places: where the state lives (`mesh.state_shardings`); None for one device.
+    """
+    optimizers = make_optimizers(setting.config, params)
+    settings = optimizer_configs(setting.config)
+    names = [name for name in TRAINED[stage] if name in params]
+    loss_of_stage = reconstruct_loss if stage == "reconstruct" else joint_loss
+
+    def train_step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        still = {name: state.best(name) for name in state.params if name not in names}
+        key = state_lib.step_key(state)
+
+        def loss(trained: Params) -> tuple[Array, Metrics]:
+            return loss_of_stage(still | trained, setting, frozen, batch, key, state.step)
+
+        trained = {name: state.params[name] for name in names}
+        gradients, metrics = jax.grad(loss, has_aux=True)(trained)
+        for name in names:
+            metrics[f"{name}/grad_norm"] = optax.global_norm(gradients[name])
+            state = state_lib.apply_gradients(
+                state, name, gradients[name], optimizers[name], settings[name][0]
+            )
+        return state_lib.advance(state), metrics
+
+    shardings = {} if places is None else {"out_shardings": (places, None)}
+    return jax.jit(train_step, donate_argnums=0, **shardings)
+
+
+# Evaluation ---------------------------------------------------------------------------------------
+
+
+class Sums(NamedTuple):
+    """What adds up over batches.
+
+    Attributes:
+      errors: {kind of hints: velocity error at each of EVAL_TIMES}, means over the batch.
+      counts: how often each code was used [num_codes].
+      moments: frames counted; sums of the latents and of their squares, and of the squared error of
+        the hints, each by channel [4, C] (the count repeated).
+    """
+
+    errors: dict[str, Array]
+    counts: Array
+    moments: Array
+
+
+def make_evaluate(setting: Setting) -> Callable[[Params, Batch, Batch], Sums]:
+    """Compiles (all parts, covers, plain) -> sums, with the same noise and wrong codes every time.
+
+    `plain` are the clips of `covers` as text2music. Kinds of hints: true, the song's own; wrong,
+    with some codes moved to neighbours; shuffled, the next item's; none, text2music.
+    """
+    codec, share = setting.codec, setting.config.eval_code_noise
+
+    @jax.jit
+    def evaluate(parts: Params, covers: Batch, plain: Batch) -> Sums:
+        wrong_key, noise_key = jax.random.split(jax.random.key(0))
+        data = covers.latents
+        vectors, codes = codec.encode(parts, data)
+        wrong = codec.misread(wrong_key, parts, vectors, codes, share)
+        hints, misled = (codec.decode(parts, x, data.shape[1]) for x in (vectors, wrong))
+        scene = read_conditions(setting, parts, covers)
+        scenes = {
+            "true": with_hints(scene, hints, covers),
+            "wrong": with_hints(scene, misled, covers),
+            "shuffled": with_hints(scene, jnp.roll(hints, 1, axis=0), covers),
+            "none": read_conditions(setting, parts, plain),
+        }
+        noise = jax.random.normal(noise_key, data.shape)
+
+        def errors(scene: Scene) -> Array:
+            def at(t: Array) -> Array:
+                error = velocity_error(setting, parts, scene, jnp.full(data.shape[:1], t), noise)
+                return losses.masked_mean(error, covers.frame_mask)
+
+            return jax.lax.map(at, jnp.asarray(EVAL_TIMES))
+
+        table = {name: errors(scene) for name, scene in scenes.items()}
+        counts = codes_lib.histogram(codes, codec.networks.config.num_codes)
+        return Sums(table, counts, _moments(covers, hints))
+
+    return evaluate
+
+
+def _moments(batch: Batch, hints: Array) -> Array:
+    data = batch.latents
+    terms = jnp.stack([jnp.ones_like(data), data, data**2, (data - hints) ** 2])
+    return jnp.sum(terms * batch.frame_mask[None, ..., None], axis=(1, 2))
+
+
+def held_out_pairs(config: TrainTokenizer) -> Iterator[tuple[Batch, Batch]]:
+    """Opens the validation split as covers and as text2music: the same clips, whatever the seed."""
+
+    def opened(task: str) -> Iterator[Batch]:
+        data = dataclasses.replace(config.data, tasks=((task, 1.0),))
+        return models.open_batches(dataclasses.replace(config, data=data, seed=0), "validation")
+
+    return zip(opened("cover"), opened("text2music"), strict=True)
+
+
+def held_out_numbers(
+    setting: Setting,
+    evaluate: Callable[[Params, Batch, Batch], Sums],
+    parts: Params,
+    pairs: Iterator[tuple[Batch, Batch]],
+    count: int,
+) -> dict[str, float]:
+    """Evaluates `count` pairs of held-out batches.
+
+    Returns:
+      "eval/error_<kind>" for each kind of hints, averaged over times; "eval/error_<kind>_t<t>";
+      "eval/unexplained", the hints' squared error over the variance of the latents; and
+      "codes/...", see `ops.codes.usage`.
+    """
+    sums = [jax.device_get(evaluate(parts, *next(pairs))) for _ in range(count)]
+    total = jax.tree.map(lambda *parts: np.sum(np.stack(parts), axis=0, dtype=np.float64), *sums)
+    numbers: dict[str, float] = {}
+    for kind, errors in total.errors.items():
+        numbers[f"eval/error_{kind}"] = float(np.mean(errors) / count)
+        for t, error in zip(EVAL_TIMES, errors / count, strict=True):
+            numbers[f"eval/error_{kind}_t{t}"] = float(error)
+    frames, first, second, residual = total.moments
+    numbers["eval/unexplained"] = float(residual.sum() / (second - first**2 / frames).sum())
+    use = codes_lib.usage(total.counts, setting.codec.networks.config.fsq_input_levels)
+    return numbers | {f"codes/{name}": value for name, value in use.items()}
+
+
+# The run, in the order it happens -----------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """The end of a run: what was loaded, all parts to sample with, and the held-out numbers."""
+
+    setting: Setting
+    loaded: Loaded
+    parts: Params
+    numbers: dict[str, float]
+
+
+def prepare(config: TrainTokenizer, loaded: Loaded) -> Loaded:
+    """Puts the tokenizer that is to be trained in the place of the model's own."""
+    networks = codec_lib.with_pooler(loaded.networks, config.pooler)
+    params = dict(loaded.params)
+    if config.fresh:
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        params |= codec_lib.draw_params(networks, key)
+    return dataclasses.replace(loaded, networks=networks, params=params)
+
+
+def start_codec(config: TrainTokenizer, codec: Codec, params: Params) -> Params:
+    """Gives a fresh quantizer unit scale on the first songs of the run, those of all processes."""
+    if not (config.fresh and config.start_batches):
+        return params
+    batches = models.open_batches(config, "train")
+    songs = np.concatenate([next(batches).latents for _ in range(config.start_batches)])
+    return codec.start_at_unit_scale(params, multihost_utils.process_allgather(songs, tiled=True))
+
+
+def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
+    """Trains through the stages and evaluates; a run that is done is only evaluated.
+
+    Args:
+      config: the run.
+      loaded: the networks; by default those that the configuration names.
+    """
+    mesh = mesh_lib.make_mesh(config.mesh)
+    loaded = prepare(config, loaded or models.load(config.model, config.seed))
+    batches = models.open_batches(config, "train")
+    silence = batches.silence_latent if loaded.silence_latent is None else loaded.silence_latent
+    setting = Setting(config, Codec(loaded.networks, np.asarray(silence[0], np.float32)))
+    codec, others = models.split(loaded.params, [f"^{name}$" for name in codec_lib.PARTS])
+    decoder, frozen = models.split(others, config.trained)
+    params = {"codec": start_codec(config, setting.codec, codec)}
+    params |= {"decoder": decoder} if decoder else {}
+    frozen = models.cast(frozen, config.model.frozen_dtype)
+
+    with jax.set_mesh(mesh), loop.Loop(config) as run:
+        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
+        init = functools.partial(make_state, config, params)
+        shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
+        state, start = run.restore_or_init(init, shardings, batches)
+        places, shapes = shardings(jax.eval_shape(init)), jax.eval_shape(lambda: params)
+        evaluate, steps = make_evaluate(setting), {}
+
+        def all_parts() -> Params:
+            best = [state.best(name) for name in state.params]
+            return functools.reduce(lambda parts, more: parts | more, best, frozen)
+
+        def held_out() -> dict[str, float]:
+            pairs = (mesh_lib.place_batch(pair, mesh) for pair in held_out_pairs(config))
+            return held_out_numbers(setting, evaluate, all_parts(), pairs, config.eval_batches)
+
+        for step in run.steps(start):
+            stage = config.stage_at(step)
+            if stage not in steps:
+                steps[stage] = make_step(setting, stage, shapes, places)
+            state, metrics = steps[stage](state, frozen, mesh_lib.place_batch(next(batches), mesh))
+            run.end_step(step, state, metrics, batches)
+            if config.eval_every and (step + 1) % config.eval_every == 0:
+                run.metrics.note(step + 1, held_out())
+
+        numbers = held_out()
+        run.metrics.note(config.num_steps, numbers)
+    return Trained(setting, loaded, all_parts(), numbers)
+
+
+def main(config: TrainTokenizer) -> None:
+    """Trains, evaluates, and exports the whole model with its tokenizer in the released layout."""
+    trained = train(config)
+    numbers = trained.numbers
+    logging.warning(
+        "Held-out velocity error %.4f with true hints, %.4f shuffled, %.4f without; %.0f codes' "
+        "worth of %d in use.",
+        numbers["eval/error_true"],
+        numbers["eval/error_shuffled"],
+        numbers["eval/error_none"],
+        numbers["codes/perplexity"],
+        trained.loaded.networks.config.num_codes,
+    )
+    if config.pooler != "attention":
+        logging.warning("Not exported: a %s pooler has no released layout.", config.pooler)
+        return
+    folder = pathlib.Path(config.workdir or f"runs/{config.name}") / "export"
+    silence = trained.setting.codec.silence_latent[None]
+    models.export(config.model, trained.loaded, trained.parts, silence, folder)
+    logging.warning("Averaged weights exported to %s.", folder)
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="configs/nano/tokenizer.py")
