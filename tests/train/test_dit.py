@@ -150,7 +150,7 @@ def test_phases_carry_data_of_their_own_and_make_up_the_run():
 def test_eight_devices_train_as_one(parts, one_step, devices):
     trained, frozen = parts
     expected, _, numbers = one_step
-    mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=4), devices)
+    mesh = mesh_lib.make_mesh(Mesh(fsdp=2, tensor=2, sequence=2), devices)
     with jax.set_mesh(mesh):
         state = dit.make_state(CONFIG, trained)
         places = mesh_lib.state_shardings(state, mesh)
