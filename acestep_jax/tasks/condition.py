@@ -26,7 +26,8 @@ class ConditionInputs(Protocol):
     generate. `is_cover` marks items whose source passes through the 5 Hz codes. What was computed
     beforehand may be given as well, and is then taken: `text_states` [B, Lt, Dt] and
     `lyric_states` [B, Ll, Dt] in place of the text encoder, `codes` [B, Q] (-1 where there is none)
-    in place of the tokenizer.
+    in place of the tokenizer. `timbre_owner` [N] names the item of each reference where there are
+    more or fewer than one an item.
     """
 
     text_tokens: Array  # [B, Lt] int32
@@ -64,8 +65,9 @@ def encode_text(networks: Networks, params: Params, inputs: ConditionInputs) -> 
       release reads lyrics as bare rows of the text encoder's table. Padding lies to the right and
       attention is causal, so no mask is needed. Given states pass through, in float32.
     """
-    if _given(inputs, "text_states") is not None:
-        return inputs.text_states.astype(jnp.float32), inputs.lyric_states.astype(jnp.float32)
+    known, sung = _given(inputs, "text_states"), _given(inputs, "lyric_states")
+    if known is not None and sung is not None:
+        return known.astype(jnp.float32), sung.astype(jnp.float32)
     encoder, variables = networks.text_encoder, {"params": params["text_encoder"]}
     text = encoder.apply(variables, inputs.text_tokens)
     lyric = encoder.apply(variables, inputs.lyric_tokens, method="embed")
@@ -78,15 +80,21 @@ def _given(inputs: ConditionInputs, name: str) -> Array | None:
 
 
 def encode_tokens(
-    networks: Networks, params: Params, inputs: ConditionInputs
+    networks: Networks, params: Params, inputs: ConditionInputs, max_refs: int = 1
 ) -> tuple[Array, Array]:
-    """Encodes caption, lyrics and one timbre reference an item into condition tokens.
+    """Encodes caption, lyrics and timbre references into condition tokens.
+
+    Args:
+      networks: the modules.
+      params: their parameters by module name.
+      inputs: text and references.
+      max_refs: room for references an item; at least the most that one has.
 
     Returns:
       Tokens [B, L, D] and their mask [B, L].
     """
     text, lyric = encode_text(networks, params, inputs)
-    batch_size = text.shape[0]
+    batch_size, owner = text.shape[0], _given(inputs, "timbre_owner")
     return networks.condition_encoder.apply(
         {"params": params["condition_encoder"]},
         text,
@@ -94,9 +102,9 @@ def encode_tokens(
         lyric,
         inputs.lyric_mask,
         inputs.timbre_latents,
-        jnp.arange(batch_size, dtype=jnp.int32),
+        jnp.arange(batch_size, dtype=jnp.int32) if owner is None else owner,
         batch_size,
-        max_refs=1,
+        max_refs=max_refs,
     )
 
 
@@ -168,6 +176,7 @@ def make_conditions(
     silence_latent: Array,
     *,
     covers: bool = True,
+    max_refs: int = 1,
 ) -> Conditions:
     """Makes all conditions of a batch.
 
@@ -177,8 +186,9 @@ def make_conditions(
       inputs: text, reference, source and mask arrays.
       silence_latent: [1, S, C], the recorded silence.
       covers: False skips the codes where it is known that no item is a cover.
+      max_refs: room for references an item.
     """
-    tokens, mask = encode_tokens(networks, params, inputs)
+    tokens, mask = encode_tokens(networks, params, inputs, max_refs)
     hints = None
     codes = _given(inputs, "codes")
     if covers and codes is None:

@@ -118,12 +118,13 @@ class Request:
         length = len(self.source) / units.SAMPLE_RATE
         return max(0.0, -start), max(0.0, (length if end is None else end) - length)
 
-    def caption_prompt(self) -> str:
-        """Writes the text that the DiT's text encoder reads."""
-        task = "cover" if self.codes else self.task
+    def caption_prompt(self, task: str | None = None) -> str:
+        """Writes the text that the DiT's text encoder reads; of another task, if one is named."""
+        own = "cover" if self.codes else self.task
+        sentence = prompt.task_instruction(task) if task else self.instruction
         return prompt.caption_prompt(
             self.caption,
-            instruction=self.instruction or prompt.task_instruction(task, self.tracks),
+            instruction=sentence or prompt.task_instruction(own, self.tracks),
             bpm=self.bpm,
             timesignature=self.timesignature,
             keyscale=self.keyscale,

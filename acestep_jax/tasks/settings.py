@@ -6,17 +6,19 @@ sampler, so that another value costs no compilation.
 
 import dataclasses
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.nn.config import ModelConfig
 from acestep_jax.ops import solvers, timesteps
 from acestep_jax.ops.corrections import Wavelet
 from acestep_jax.ops.solvers import StepFn, VelocityFn
+from acestep_jax.sampling import flow
 from acestep_jax.sampling.steering import Rule, Steering
-from acestep_jax.typing import Array
+from acestep_jax.typing import Array, Key
 
 Solver = Literal["euler", "heun", "sde", "sde_even"]
 
@@ -33,13 +35,14 @@ def heun_but_last(
 
 
 def renoise_evenly(
-    velocity: VelocityFn, x_t: Array, t: Array, t_next: Array, fresh: tuple[Array, Array]
+    velocity: VelocityFn, x_t: Array, t: Array, t_next: Array, key: Any = None
 ) -> Array:
     """Re-noises to the even grid, whatever grid the network is queried on.
 
     So do the released base models: with a shift, state and level disagree. Kept to reproduce them.
+    `key` is a pair of the randomness and the next even level.
     """
-    key, even_next = fresh
+    key, even_next = key
     return solvers.renoise(velocity, x_t, t, even_next, key)
 
 
@@ -109,6 +112,15 @@ class Settings:
             "sde_even": renoise_evenly,
         }
         return steps[self.solver]
+
+    def randomness(self, keys: Key, steps: int) -> Any:
+        """Derives what the solver draws at each step from the items' keys [B]; None for an ODE."""
+        if not self.solver.startswith("sde"):
+            return None
+        per_step = flow.step_keys(keys, steps)
+        if self.solver == "sde":
+            return per_step
+        return per_step, jnp.linspace(1, 0, steps + 1)[1:]
 
     def steering(self) -> Steering:
         """Gives the part that the sampler traces."""

@@ -1,0 +1,377 @@
+"""From requests to finished songs.
+
+    pipe = Pipeline.load("nano")
+    song = pipe("a quiet waltz for accordion", instrumental=True, duration=20, seed=7)
+
+    sound --autoencoder--> latents --+
+    text  --tokenizer--> tokens -----+--> conditions --> latents --autoencoder--> audio
+
+Each stage is a method that can be called alone; `conditions` and `sample` are pure in their arrays
+and can be differentiated through. Songs that share a length bucket and the settings that a program
+is compiled for travel as one batch.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+
+from acestep_jax import units, weights
+from acestep_jax.nn import model as model_lib
+from acestep_jax.nn.model import Networks
+from acestep_jax.nn.vae import VAE, Posterior
+from acestep_jax.ops import corrections, editing, flow
+from acestep_jax.sampling import buckets, sampler, schedule, tiles
+from acestep_jax.sampling import flow as sampling_flow
+from acestep_jax.sampling.steering import Hold
+from acestep_jax.tasks import condition, inputs, timbre, tokens
+from acestep_jax.tasks.condition import Conditions
+from acestep_jax.tasks.inputs import Inputs, Sounds
+from acestep_jax.tasks.request import KEEPING, BadRequest, Request
+from acestep_jax.tasks.settings import Settings, default_settings
+from acestep_jax.typing import Array, Key, Params
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, of): called as stages go on."""
+
+ASSETS = pathlib.Path(__file__).parents[1] / "assets"
+_SPLICE_SECONDS = 0.05
+"""Ramp of the final splice where repainting keeps most; the release's."""
+_CROSSFADE_FRAMES = 25
+"""The same in latents."""
+_SOUND, _RETAKE = 1 << 20, 1 << 21
+"""Folded into a song's key: apart from each other and from the steps'."""
+_NANO_SETTINGS = Settings(steps=50, shift=3.0, rule="cfg", guidance=2.0)
+"""What the nano teacher was measured with; stronger guidance leaves the data's range."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Song:
+    """A finished song.
+
+    Attributes:
+      audio: [W, 2] float32 at 48 kHz, within -1 .. 1.
+      latents: [T, C].
+      request, settings: what made it.
+    """
+
+    audio: np.ndarray
+    latents: np.ndarray
+    request: Request
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The networks of one model, their parameters, and the way through them.
+
+    Attributes:
+      networks: between text and latents.
+      params: {module: parameters} and null_condition.
+      vae, vae_params: between audio and latents.
+      tokenizer: the text encoder's.
+      silence_latent: [1, S, C].
+      settings: used where a call gives none.
+    """
+
+    networks: Networks
+    params: Params
+    vae: VAE
+    vae_params: Params
+    tokenizer: tokenizers.Tokenizer
+    silence_latent: Array
+    settings: Settings
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        vae: str = "",
+        text_encoder: str = "",
+        dtype: Any = jnp.float32,
+        settings: Settings | None = None,
+    ) -> "Pipeline":
+        """Loads a model with its autoencoder and text encoder.
+
+        Args:
+          model: "nano", or a folder or hub id of a diffusion package.
+          vae, text_encoder: folders or hub ids; by default `vae` and `Qwen3-Embedding-0.6B` (or
+            `text_encoder`) beside the model's folder, as the release lays them out.
+          dtype: of the computation.
+          settings: how to sample; the release's for this family by default.
+
+        Raises:
+          FileNotFoundError, weights.CheckpointError: if a part is missing or not whole.
+        """
+        if model == "nano":
+            model, settings = str(ASSETS / "nano/acestep-v15-nano"), settings or _NANO_SETTINGS
+        package = weights.load_model(model)
+        beside = pathlib.Path(weights.resolve(model)).parent
+        text_folder = text_encoder or _first_folder(beside, "Qwen3-Embedding-0.6B", "text_encoder")
+        text = weights.load_qwen3(text_folder)
+        autoencoder = weights.load_vae(vae or _first_folder(beside, "vae"))
+        silence = package.silence_latent
+        if silence is None:
+            raise FileNotFoundError(f"{model} holds no silence latent; a pipeline needs one.")
+        return cls(
+            networks=model_lib.build_networks(package.config, text.config, dtype=dtype),
+            params=package.params | {"text_encoder": text.params},
+            vae=VAE(autoencoder.config, dtype=dtype),
+            vae_params=autoencoder.params,
+            tokenizer=tokens.load_tokenizer(str(weights.resolve(text_folder))),
+            silence_latent=jnp.asarray(silence),
+            settings=settings or default_settings(package.config),
+        )
+
+    # The way through -----------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        caption: str = "",
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+        **fields: Any,
+    ) -> Song:
+        """Makes one song; `fields` are those of `Request`.
+
+        Raises:
+          BadRequest: before anything is computed, with every reason.
+        """
+        request = Request(caption=caption, **fields)
+        return self.generate([request], settings=settings, progress=progress)[0]
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        settings: Settings | None = None,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> list[Song]:
+        """Makes songs, in batches of those that one compiled program serves.
+
+        Args:
+          requests: any mixture of tasks and lengths.
+          settings: of all of them.
+          batch_size: songs sampled at once.
+          progress: told of stages as they go on.
+
+        Raises:
+          BadRequest: if this model cannot do one of them, before anything is computed.
+        """
+        settings = settings or self.settings
+        for request in requests:
+            self.check(request)
+        tell = progress or (lambda *_: None)
+        songs: dict[int, Song] = {}
+        for group in _batches(requests, batch_size):
+            chosen = [requests[i] for i in group]
+            made = self._generate_batch(chosen, settings, tell)
+            songs |= dict(zip(group, made, strict=True))
+            tell("songs", len(songs), len(requests))
+        return [songs[i] for i in range(len(requests))]
+
+    def check(self, request: Request) -> None:
+        """Refuses what this model was not trained for.
+
+        Raises:
+          BadRequest: with the reason.
+        """
+        known = self.networks.config.tasks
+        if request.task not in known:
+            raise BadRequest(
+                f"this model does {', '.join(known)}, and not {request.task!r}; load a base model."
+            )
+        largest = int(np.prod(self.networks.config.fsq_input_levels))
+        if any(code >= largest for code in request.codes):
+            raise BadRequest(f"code {max(request.codes)} is beyond this model's {largest} codes.")
+
+    def _generate_batch(
+        self, requests: list[Request], settings: Settings, tell: Progress
+    ) -> list[Song]:
+        tell("listen", 0, len(requests))
+        sounds = [self.listen(request) for request in requests]
+        tell("condition", 0, len(requests))
+        arrays = inputs.make_inputs(
+            requests,
+            sounds,
+            self.tokenizer,
+            np.asarray(self.silence_latent[0]),
+            timbre_frames=self.networks.config.timbre_fix_frame,
+        )
+        tell("sample", 0, len(requests))
+        latents = self.sample(requests, arrays, settings)
+        songs = []
+        for i, request in enumerate(requests):
+            tell("decode", i, len(requests))
+            own = np.asarray(latents[i, : inputs.num_frames(request)])
+            songs.append(Song(self.finish(request, own), own, request, settings))
+        tell("decode", len(requests), len(requests))
+        return songs
+
+    # Stages --------------------------------------------------------------------------------------
+
+    def encode(self, audio: np.ndarray, key: Key) -> np.ndarray:
+        """Encodes audio [W, 2] of any length to latents [floor(W / 1920), C].
+
+        Latents are drawn from the posterior, as in the release, but by a key.
+        """
+
+        def moments(tile: Array) -> Array:
+            posterior = _encode(self.vae, self.vae_params, tile)
+            return jnp.concatenate([posterior.mean, posterior.std], axis=-1)
+
+        mean, std = np.split(tiles.encode_tiled(moments, audio[None])[0], 2, axis=-1)
+        return mean + std * np.asarray(jax.random.normal(key, mean.shape))
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Decodes latents [T, C] of any length to audio [1920 T, 2]."""
+        decode = functools.partial(_decode, self.vae, self.vae_params)
+        return tiles.decode_tiled(decode, latents[None])[0]
+
+    def listen(self, request: Request) -> Sounds:
+        """Encodes the source and the references of a request."""
+        key = jax.random.fold_in(jax.random.key(request.seed), _SOUND)
+        frames = self.networks.config.timbre_fix_frame
+        rng = np.random.default_rng(request.seed)
+        references = tuple(
+            self.encode(timbre.choose_segments(audio, frames, rng), jax.random.fold_in(key, i))
+            for i, audio in enumerate(request.references, 1)
+        )
+        if request.source is None:
+            return Sounds(None, references)
+        return Sounds(self.encode(inputs.extended_source(request), key), references)
+
+    def conditions(self, arrays: Inputs) -> Conditions:
+        """Makes what the DiT reads."""
+        refs = int(np.bincount(np.asarray(arrays.timbre_owner)).max())
+        covers = bool(np.any(arrays.is_cover))
+        return _conditions(self.networks, self.params, arrays, self.silence_latent, refs, covers)
+
+    def sample(self, requests: Sequence[Request], arrays: Inputs, settings: Settings) -> Array:
+        """Samples latents [B, T, C] of requests that agree in what `program_key` lists."""
+        first, made, times = requests[0], self.conditions(arrays), settings.grid()
+        if first.cover_noise:
+            times = schedule.start_at(times, 1.0 - first.cover_noise)
+        keys = sampling_flow.item_keys(np.asarray([r.seed for r in requests], np.uint32))
+        steps = len(times) - 1
+        steering, later = settings.steering(), None
+        if first.cover_strength < 1:
+            plain = self.conditions(arrays.as_text2music())
+            later = (plain.tokens, plain.mask, plain.context)
+            steering = dataclasses.replace(steering, switch_step=int(steps * first.cover_strength))
+        if first.task == "repaint":
+            steering = dataclasses.replace(steering, hold=_hold(first, arrays, steps))
+        return sampler.make_sampler(self.networks.dit, step=settings.step())(
+            self.params["dit"],
+            _start(first, arrays, settings, keys, float(times[0])),
+            made.tokens,
+            made.mask,
+            made.context,
+            jnp.asarray(arrays.frame_mask),
+            times,
+            settings.randomness(keys, steps),
+            null=self.params["null_condition"],
+            steering=steering,
+            later=later,
+        )
+
+    def finish(self, request: Request, latents: np.ndarray) -> np.ndarray:
+        """Decodes a song, and splices a repaint into its source's samples."""
+        audio = self.decode(latents)
+        share = KEEPING[request.keeping]
+        span = inputs.span_frames(request, len(latents))
+        if request.task != "repaint" or not share or span is None:
+            return audio / max(1.0, float(np.abs(audio).max()))
+        mask = np.zeros((1, len(audio)), bool)
+        mask[0, slice(*(frame * units.SAMPLES_PER_FRAME for frame in span))] = True
+        source = inputs.extended_source(request)[: len(audio)]
+        ramp = int(_SPLICE_SECONDS * share * units.SAMPLE_RATE)
+        clipped = np.clip(audio, -1.0, 1.0)  # dividing would change what must be kept
+        return np.asarray(editing.crossfade(clipped[None], source[None], mask, ramp))[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(vae: VAE, params: Params, audio: Array) -> Posterior:
+    return vae.apply({"params": params}, audio, method="encode")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(vae: VAE, params: Params, latents: Array) -> Array:
+    return vae.apply({"params": params}, latents, method="decode")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _conditions(
+    networks: Networks, params: Params, arrays: Inputs, silence: Array, refs: int, covers: bool
+) -> Conditions:
+    return condition.make_conditions(
+        networks, params, arrays, silence, covers=covers, max_refs=refs
+    )
+
+
+def _start(first: Request, arrays: Inputs, settings: Settings, keys: Key, level: float) -> Array:
+    """Draws the state that sampling starts from: noise, or a cover's source under noise."""
+    frames, channels = arrays.source_latents.shape[1:]
+    noise = sampling_flow.initial_noise(keys, frames, channels)
+    if settings.retake:
+        retakes = jax.vmap(lambda key: jax.random.fold_in(key, _RETAKE + settings.retake_seed))
+        other = sampling_flow.initial_noise(retakes(keys), frames, channels)
+        noise = corrections.mix_noise(noise, other, settings.retake)
+    if first.cover_noise:
+        noise = flow.interpolate(jnp.asarray(arrays.target_latents), noise, level)
+    return noise
+
+
+def _hold(first: Request, arrays: Inputs, steps: int) -> Hold:
+    """Says what repainting keeps, and for how long: never after the last step, which is data."""
+    share = KEEPING[first.keeping]
+    return Hold(
+        edit_mask=jnp.asarray(arrays.edit_mask) > 0,
+        source=jnp.asarray(arrays.target_latents),
+        steps=min(round(share * steps), steps - 1),
+        ramp=round(_CROSSFADE_FRAMES * share) or None,
+    )
+
+
+def program_key(request: Request) -> tuple:
+    """Lists what songs of one batch agree in: length, parts of the program, shared strengths."""
+    return (
+        buckets.frame_bucket(inputs.num_frames(request)),
+        request.task == "repaint" and request.keeping,
+        bool(request.codes),
+        request.cover_strength,
+        request.cover_noise,
+    )
+
+
+def _batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
+    """Groups requests, by index, into batches of one program."""
+    groups: dict[tuple, list[int]] = {}
+    for i, request in enumerate(requests):
+        groups.setdefault(program_key(request), []).append(i)
+    return [
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]
+
+
+def _first_folder(beside: pathlib.Path, *names: str) -> str:
+    """Finds the first of these folders.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    for name in names:
+        if (beside / name).is_dir():
+            return str(beside / name)
+    raise FileNotFoundError(f"{beside} holds no {' or '.join(names)}; name the folder.")
