@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from acestep_jax.data.batch import Batch
@@ -146,11 +147,16 @@ def main(config: TrainLoRA) -> None:
         places = shardings(jax.eval_shape(init))
         train_step = run.counted(dit.make_train_step(setting, fresh, places, adapter_loss))
         measure = make_measure(setting, frozen, mesh)
+        listener = listen.open_listener(config, setting.networks, mesh)
+
+        def hear(adapters: Params) -> dict[str, np.ndarray]:
+            return listener(frozen | adapted(config, frozen["dit"], adapters))
 
         for step in run.steps(start):
             batch = mesh_lib.place_batch(next(batches), mesh)
             state, metrics = train_step(state, frozen, batch)
             run.end_step(step, state, metrics, batches)
+            run.listen(step + 1, hear, state.best("model"), at_end=not config.report)
             if config.eval_every and (step + 1) % config.eval_every == 0:
                 run.metrics.note(step + 1, measure(state.best("model")))
 
@@ -161,9 +167,10 @@ def main(config: TrainLoRA) -> None:
         run.metrics.note(config.num_steps, after | {f"base/{k}": v for k, v in before.items()})
         _say(before, after)
         if config.report:
-            systems = {"base": {}, "adapter": adapted(config, frozen["dit"], adapters)}
-            path = write_report(setting, frozen, systems, mesh, run.workdir, before, after)
-            logging.warning("Listen to base and adapter in %s.", path)
+            sounds = {"base": hear({}), "adapter": hear(adapters)}
+            if jax.process_index() == 0:
+                path = write_report(config, run.workdir, sounds, before, after)
+                logging.warning("Listen to base and adapter in %s.", path)
 
 
 def save(
@@ -186,38 +193,32 @@ def _say(before: dict[str, float], after: dict[str, float]) -> None:
 
 
 def write_report(
-    setting: Setting,
-    frozen: Params,
-    systems: Mapping[str, Params],
-    mesh: jax.sharding.Mesh,
+    config: TrainLoRA,
     workdir: pathlib.Path,
+    sounds: Mapping[str, Mapping[str, np.ndarray]],
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> pathlib.Path:
     """Writes `report.html`: the same held-out prompts and noise with and without the adapters.
 
     Args:
-      setting: configuration and modules; without an autoencoder there is nothing to hear.
-      frozen: the base, on the mesh.
-      systems: {name: parts that stand in for the base's}.
-      mesh: for the batch.
-      workdir: the run's folder, with its metrics.
+      config: the run.
+      workdir: its folder, with its metrics.
+      sounds: {system: {song: audio [W, 2]}}; without an autoencoder there are none.
       before, after: measured errors; empty if none were.
     """
-    config, pieces = setting.config, []
-    if config.model.vae_weights:
+    pieces = []
+    if all(sounds.values()):
         batch = next(models.open_batches(config, "validation"))
-        placed = mesh_lib.place_batch(batch, mesh)
-        listener = listen.Listener(config.model, config.samples, setting.networks, placed)
-        sounds = [list(listener(frozen | parts).values()) for parts in systems.values()]
         prompts = compare.captions(batch, models.tokenizer_folder(config.model))
-        grid = {(i, j): x for j, column in enumerate(sounds) for i, x in enumerate(column)}
-        rows = prompts[: config.samples.num_items]
-        players = report.players(rows, list(systems), grid, caption=_SOUNDS)
+        columns = [list(songs.values()) for songs in sounds.values()]
+        grid = {(i, j): x for j, column in enumerate(columns) for i, x in enumerate(column)}
+        rows = prompts[: len(columns[0])]
+        players = report.players(rows, list(sounds), grid, caption=_SOUNDS)
         pieces.append(report.section("Listen", players))
     if after:
         rows = [[name, before[name], after[name]] for name in after]
-        table = report.table(["", *systems], rows, caption=_ERRORS)
+        table = report.table(["", *sounds], rows, caption=_ERRORS)
         pieces.append(report.section("Held-out error of the velocity", table))
     series = metrics_lib.read_metrics(workdir)
     shown = {name: points for name, points in series.items() if not name.startswith("time/")}
