@@ -19,11 +19,17 @@ def get_config(quick: bool = False) -> TrainDiT:
     """Gives the run; `quick` takes two steps."""
     config = TrainDiT(
         name="nano_dit",
-        num_steps=3600,
+        num_steps=2600,
         model=Model(preset="nano", text_preset="nano"),
         trained=("^dit$", "^condition_encoder$", "^null_condition$", "^text_encoder$"),
         optimizer=Optimizer(
-            peak_lr=1e-3, warmup_steps=60, schedule="cosine", final_lr_ratio=0.02, ema_decay=0.99
+            name="muon",  # 100 of its steps do what 200 of AdamW's do; each costs a fifth more
+            peak_lr=1e-3,
+            muon_lr_ratio=20.0,
+            warmup_steps=60,
+            schedule="cosine",
+            final_lr_ratio=0.02,
+            ema_decay=0.99,
         ),
         data=Data(shards="data/shards/own,data/shards/real", batch_size=16, num_frames=128),
         log_every=20,
