@@ -93,6 +93,7 @@ def make_batches(
             )
     songs = _open_songs(config, seed, split, max(bucket.num_frames for bucket in buckets))
     streams = mixture.plan(songs, buckets, config.shard_weights)
+    logging.info("Batches of the %s split: %s.", split, mixture.describe(streams, buckets))
     specs = [_spec(config, bucket, example) for bucket in buckets]
     folder = tokenizer or NANO_TOKENIZER
     makers = [_MakeExample(songs, s.windows, specs[s.bucket], folder) for s in streams]

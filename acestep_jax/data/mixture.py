@@ -167,3 +167,17 @@ def batch_shares(streams: Sequence[Stream], buckets: Sequence[Bucket]) -> list[f
         for number, bucket in enumerate(buckets)
     ]
     return [rate / math.fsum(rates) for rate in rates]
+
+
+def describe(streams: Sequence[Stream], buckets: Sequence[Bucket]) -> str:
+    """Tells each bucket's share of the batches and how much of it is padding."""
+    lines = []
+    for number, (bucket, share) in enumerate(zip(buckets, batch_shares(streams, buckets))):
+        own = [stream for stream in streams if stream.bucket == number]
+        total = math.fsum(stream.share for stream in own)
+        filled = math.fsum(stream.share * stream.windows.filled for stream in own)
+        padding = f"{1 - filled / total:.0%} padding" if own else "no songs"
+        lines.append(
+            f"{bucket.batch_size} x {bucket.num_frames} frames: {share:.1%} of batches, {padding}"
+        )
+    return "; ".join(lines)

@@ -203,7 +203,7 @@ def _count_rows(folder: pathlib.Path, split: str, expected: int) -> list[_File]:
         detail = f"; {len(broken)} of its files cannot be opened" if broken else ""
         raise ValueError(
             f"{folder} holds {expected - missing} songs of split {split!r}, its dataset.json lists "
-            f"{expected}{detail}. `python -m acestep_jax.data.shards {folder}` names what is wrong;"
+            f"{expected}{detail}. `python -m acestep_jax.data.validate {folder}` names what is wrong;"
             " prepare the folder anew."
         )
     for file in broken:
@@ -217,6 +217,10 @@ class Windows:
 
     A song of n windows appears n times, so that long songs are heard in proportion; the loader
     moves each window by a random part of its length. Songs shorter than a window appear once.
+
+    Attributes:
+      num_frames: length of a window.
+      filled: mean share of a window that its song fills; the rest is padding.
     """
 
     def __init__(self, songs: SongSource, chosen: Sequence[int], num_frames: int) -> None:
@@ -225,7 +229,9 @@ class Windows:
         self._songs = list(chosen)
         counts = [max(1, songs.frames[song] // num_frames) for song in self._songs]
         self._ends = np.cumsum(counts).tolist()
-        content = np.array([self._songs, counts, [songs.frames[song] for song in self._songs]])
+        lengths = np.array([songs.frames[song] for song in self._songs])
+        self.filled = float(np.minimum(lengths / num_frames, 1) @ counts) / max(1, len(self))
+        content = np.array([self._songs, counts, lengths])
         self._digest = hashlib.sha256(content.astype("<i8").tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:

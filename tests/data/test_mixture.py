@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -129,6 +130,18 @@ def test_every_window_is_heard_equally_often_whatever_its_bucket(folders):
     windows = np.array([max(1, n // 64) for n in frames])
     rates = np.array([heard[song] for song in range(18)]) / windows
     assert rates == pytest.approx([rates.mean()] * 18, rel=0.1)  # an epoch more or less of ten
+
+
+def test_the_plan_tells_shares_and_padding():
+    songs = types.SimpleNamespace(frames=[8, 16, 30, 100], folder_of=[0] * 4)
+    buckets = [mixture.Bucket(16, 8, 8), mixture.Bucket(40, 8, 2), mixture.Bucket(64, 8, 1)]
+    streams = mixture.plan(songs, buckets)
+    # windows 2, 1, 1 of 4; examples 1/2, 1/4, 1/4; batches in parts 1/16, 1/8, 1/4
+    assert mixture.describe(streams, buckets).split("; ") == [
+        "8 x 16 frames: 14.3% of batches, 25% padding",
+        "2 x 40 frames: 28.6% of batches, 25% padding",
+        "1 x 64 frames: 57.1% of batches, 0% padding",
+    ]
 
 
 def test_folders_are_heard_by_their_weights(folders):
