@@ -184,7 +184,7 @@ def _describe(
         size, found = _bytes(array), kind
         if kind == "reduce-scatter":
             size *= devices
-        elif kind == "all-reduce" and len(arrays) > i:
+        elif kind == "all-reduce":
             index = i if len(arrays) > 1 else None
             if _only_sliced(program, users, instruction, index, size // devices):
                 found = "reduce-scatter"
