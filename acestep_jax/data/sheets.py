@@ -18,7 +18,7 @@ _CLOCK = r"(\d{1,3}):(\d{1,2}(?:[.:]\d{1,3})?)"
 _STAMPS = re.compile(rf"\s*((?:\[{_CLOCK}\]\s*)+)")
 _STAMP = re.compile(rf"\[{_CLOCK}\]")
 _WORD_STAMP = re.compile(rf"<{_CLOCK}>")
-_FACT = re.compile(r"\[(ar|al|ti|au|by|re|ve|la|le|length|tool|offset|#):?\s*([^\]]*)\]", re.I)
+_FACT = re.compile(r"\[(ar|al|ti|au|by|re|ve|la|le|length|tool|offset|#):\s*([^\]]*)\]", re.I)
 _TAG = re.compile(r"\[[^\]]+\]")
 
 

@@ -55,6 +55,8 @@ def make_config(kind: str, **changes: Any) -> SongsConfig:
 class AcestepSongs(tfds.core.GeneratorBasedBuilder):
     """Songs with captions, metadata, words with times, chords and stems."""
 
+    # tfds would look this up itself, but with a package that it does not declare
+    code_path = tfds.core.Path(__file__)
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = tuple(make_config(kind) for kind in ("recordings", "folk", "sung"))
 
