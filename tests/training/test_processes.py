@@ -23,11 +23,11 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(workdir, *arguments):
+def start(workdir, *arguments, **variables):
     flags = os.environ["XLA_FLAGS"].split()
-    if "--process" in arguments:  # two devices each
+    if "--process" in arguments or variables:  # two devices each
         flags = [flag for flag in flags if "device_count" not in flag]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS=" ".join(flags))
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS=" ".join(flags)) | variables
     return subprocess.Popen(
         [sys.executable, str(TOY), str(workdir), *map(str, arguments)],
         env=environment,
@@ -54,6 +54,24 @@ def finish(*running, code=0):
 def start_two(workdir, *arguments):
     port = free_port()
     return [start(workdir, *arguments, "--process", index, 2, port) for index in range(2)]
+
+
+def srun_two(workdir):
+    """Starts two processes with the variables that SLURM's srun gives its tasks."""
+    job = next(job for job in range(os.getpid(), os.getpid() + 4096) if is_free(slurm_port(job)))
+    shared = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
+    places = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    return [start(workdir, **shared, **place) for place in places]
+
+
+def slurm_port(job):
+    """The port on which JAX has the processes of a SLURM job meet."""
+    return job % 2**12 + 65535 - 2**12 + 1
+
+
+def is_free(port):
+    with socket.socket() as listener:
+        return listener.connect_ex(("127.0.0.1", port)) != 0
 
 
 def without_last(source, target):
@@ -87,7 +105,7 @@ def test_two_processes_train_save_are_killed_resume_and_match_one(tmp_path):
     stopped = checkpoint.steps_on_disk(two)[-1]
     assert 5 <= stopped < 12
 
-    ends = finish(*start_two(two))
+    ends = finish(*srun_two(two))
     assert ends[0] == ends[1]
     assert ends[0].startswith(f"from {stopped}:")
     assert_same_end(alone, two)

@@ -150,10 +150,13 @@ def fail_at(stop_step, kind):
     return at_step
 
 
-def join(index, count, port):
-    """Becomes one of `count` processes with two devices each, as the command line does."""
+def join(place):
+    """Becomes one of several processes with two devices each, as the command line does."""
     jax.config.update("jax_num_cpu_devices", 2)
-    processes.join(coordinator=f"127.0.0.1:{port}", num_processes=int(count), process_id=int(index))
+    if place is None:  # the launcher knows
+        return processes.join()
+    index, count, port = map(int, place)
+    processes.join(coordinator=f"127.0.0.1:{port}", num_processes=count, process_id=index)
 
 
 def values_after(arguments, option, count):
@@ -165,8 +168,9 @@ def values_after(arguments, option, count):
 
 def main(arguments):
     hook = lambda *_: None  # noqa: E731
-    if place := values_after(arguments, "--process", 3):
-        join(*place)
+    place = values_after(arguments, "--process", 3)
+    if place or processes.launched_together(os.environ):
+        join(place)
     stop = values_after(arguments, "--stop-at", 2)
     if stop and jax.process_index() == 0:
         hook = fail_at(int(stop[0]), stop[1])
