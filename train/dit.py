@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from acestep_jax.data.batch import Batch
+from acestep_jax.nn import straight
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import flow, gaussian, losses, meanflow, timesteps
 from acestep_jax.training import cli, curriculum, listen, loop, models, optim
@@ -272,6 +273,14 @@ def held_out_error(
 # The run, in the order it happens -----------------------------------------------------------------
 
 
+def first_params(config: TrainDiT, params: Params) -> Params:
+    """Gives the parameters to start from; a DiT without weights may start as a straight line."""
+    if config.straight_start and not config.model.weights:
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        return params | {"dit": straight.start_straight(key, params["dit"])}
+    return params
+
+
 def open_phases(config: TrainDiT) -> curriculum.PhasedBatches:
     """Opens the training data, phase after phase; each shuffles with a seed of its own."""
     phases = config.phase_data()
@@ -315,7 +324,7 @@ def main(config: TrainDiT) -> None:
     """Trains, evaluates, and exports the averaged weights."""
     mesh = mesh_lib.make_mesh(config.mesh)
     loaded = models.load(config.model, config.seed)
-    trained, frozen = models.split(loaded.params, config.trained)
+    trained, frozen = models.split(first_params(config, loaded.params), config.trained)
     frozen = models.cast(frozen, config.model.frozen_dtype)
     batches = open_phases(config)
     silence = loaded.silence_latent

@@ -45,6 +45,7 @@ class TrainDiT(Run):
     # Patterns over the names of the parts: dit, condition_encoder, null_condition, text_encoder,
     # tokenizer, detokenizer
     trained: tuple[str, ...] = ("^dit$", "^condition_encoder$", "^null_condition$")  # trained parts
+    straight_start: bool = False  # begin a DiT without weights as a straight line (nn/straight.py)
     phases: tuple[DiTPhase, ...] = ()  # in order; they make up num_steps. Empty: one, of `data`
     time_law: Literal["max2", "single", "uniform"] = "max2"  # training times; max2 as the release
     mean_flow: MeanFlow = MeanFlow()
