@@ -25,7 +25,7 @@ from acestep_jax.ops import distances, stft, timesteps
 from acestep_jax.sampling import flow, sampler
 from acestep_jax.sampling.steering import Steering
 from acestep_jax.training import metrics as metrics_lib
-from acestep_jax.training import models, report
+from acestep_jax.training import models, processes, report
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Params
@@ -149,10 +149,10 @@ def compare(
     """
     plan = config.evaluation
     listed = systems(config, teacher, student)
-    latents = {s.name: sample(networks, s, scene, plan.shift) for s in listed}
-    first, *_, last = latents
+    latents = {s.name: processes.whole(sample(networks, s, scene, plan.shift)) for s in listed}
+    (first, *_, last), real = latents, processes.whole(scene.real)
     table = {
-        name: measure(x, latents[first], latents[first if name == last else last], scene.real)
+        name: measure(x, latents[first], latents[first if name == last else last], real)
         for name, x in latents.items()
     }
     if not config.model.vae_weights:
