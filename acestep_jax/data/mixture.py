@@ -115,15 +115,15 @@ class Stream(NamedTuple):
     share: float
 
 
-def assign(frames: Sequence[int], buckets: Sequence[Bucket]) -> list[int]:
+def assign(frames: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
     """Gives each song, by its length, the number of the smallest bucket that holds it, or the last.
 
     Args:
-      frames: length of every song.
+      frames: [N] length of every song.
       buckets: by rising length.
     """
     limits = [bucket.num_frames for bucket in buckets[:-1]]
-    return np.searchsorted(limits, frames, side="left").tolist()
+    return np.searchsorted(limits, frames, side="left")
 
 
 def plan(
@@ -141,14 +141,13 @@ def plan(
       ValueError: if no song is left.
     """
     places = assign(songs.frames, buckets)
-    groups = songs.folder_of if folder_weights else [0] * len(places)
+    groups = songs.folder_of if folder_weights else np.zeros_like(songs.folder_of)
     streams = []
     for group, weight in enumerate(folder_weights or (1.0,)):
-        members = [[] for _ in buckets]
-        for song, place in enumerate(places):
-            if groups[song] == group:
-                members[place].append(song)
-        cut = [sources.Windows(songs, m, b.num_frames) for m, b in zip(members, buckets)]
+        cut = [
+            sources.Windows(songs, np.flatnonzero((groups == group) & (places == i)), b.num_frames)
+            for i, b in enumerate(buckets)
+        ]
         total = sum(map(len, cut))
         streams += [
             Stream(number, windows, weight * len(windows) / total)

@@ -18,7 +18,7 @@ from acestep_jax.data import shards
 
 EMBEDDED = pathlib.Path(acestep_jax.__file__).parent / "assets" / "nano" / "shards"
 """The shards of our own songs that ship with the package."""
-CACHE_BYTES = 256 * 2**20
+CACHE_BYTES: int = 256 * 2**20
 """Sets of files up to this size are kept in memory: parsing a record costs more than its use."""
 _WORDS = ("calm", "lively", "dark", "bright")
 
@@ -47,14 +47,14 @@ class SongSource(Protocol):
     """Songs by number.
 
     Attributes:
-      frames: length of every song in latent frames, known without reading any.
-      folder_of: number of the folder that each song comes from.
+      frames: [N] length of every song in latent frames, known without reading any.
+      folder_of: [N] number of the folder that each song comes from.
       silence_latent: encoded silence [1, S, C].
       lost: songs known to be unreadable before any is read.
     """
 
-    frames: Sequence[int]
-    folder_of: Sequence[int]
+    frames: np.ndarray
+    folder_of: np.ndarray
     silence_latent: np.ndarray
     lost: Sequence[int]
 
@@ -87,15 +87,14 @@ class Songs:
             has not the songs its table lists.
         """
         self.silence_latent = _common_silence(folders)
-        self.frames: list[int] = []
-        self.folder_of: list[int] = []
         self._files: list[_File] = []
-        for number, folder in enumerate(folders):
-            frames = shards.read_table(folder)["frames"].get(split, [])
-            self._files += _count_rows(folder, split, len(frames))
-            self.frames += frames
-            self.folder_of += [number] * len(frames)
-        if not self.frames:
+        frames = [shards.read_table(folder)["frames"].get(split, []) for folder in folders]
+        for folder, listed in zip(folders, frames):
+            self._files += _count_rows(folder, split, len(listed))
+        counts = [len(listed) for listed in frames]
+        self.frames = np.concatenate([np.asarray(listed, np.int32) for listed in frames])
+        self.folder_of = np.repeat(np.arange(len(folders)), counts)
+        if not len(self.frames):
             raise FileNotFoundError(f"no songs of split {split!r} in {[str(f) for f in folders]}")
         rows = np.array([file.rows for file in self._files])
         self._ends = np.cumsum(rows).tolist()
@@ -203,8 +202,8 @@ def _count_rows(folder: pathlib.Path, split: str, expected: int) -> list[_File]:
         detail = f"; {len(broken)} of its files cannot be opened" if broken else ""
         raise ValueError(
             f"{folder} holds {expected - missing} songs of split {split!r}, its dataset.json lists "
-            f"{expected}{detail}. `python -m acestep_jax.data.validate {folder}` names what is wrong;"
-            " prepare the folder anew."
+            f"{expected}{detail}. `python -m acestep_jax.data.validate {folder}` names what is "
+            "wrong; prepare the folder anew."
         )
     for file in broken:
         file.rows = missing // len(broken)
@@ -223,24 +222,24 @@ class Windows:
       filled: mean share of a window that its song fills; the rest is padding.
     """
 
-    def __init__(self, songs: SongSource, chosen: Sequence[int], num_frames: int) -> None:
+    def __init__(self, songs: SongSource, chosen: np.ndarray, num_frames: int) -> None:
         """Cuts the chosen songs into windows of `num_frames`."""
         self.num_frames = num_frames
-        self._songs = list(chosen)
-        counts = [max(1, songs.frames[song] // num_frames) for song in self._songs]
-        self._ends = np.cumsum(counts).tolist()
-        lengths = np.array([songs.frames[song] for song in self._songs])
+        self._songs = np.asarray(chosen, np.int64)
+        lengths = songs.frames[self._songs]
+        counts = np.maximum(1, lengths // num_frames)
+        self._ends = np.cumsum(counts)
         self.filled = float(np.minimum(lengths / num_frames, 1) @ counts) / max(1, len(self))
-        content = np.array([self._songs, counts, lengths])
+        content = np.array([self._songs, lengths])
         self._digest = hashlib.sha256(content.astype("<i8").tobytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        place = bisect.bisect_right(self._ends, index)
-        first = index - (self._ends[place - 1] if place else 0)
-        return self._songs[place], first * self.num_frames
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        first = index - (int(self._ends[place - 1]) if place else 0)
+        return int(self._songs[place]), first * self.num_frames
 
     def __repr__(self) -> str:
         # grain names sources by their repr, and a saved position is compared by it
@@ -288,8 +287,8 @@ class Synthetic:
     ) -> None:
         """Fixes the number of songs; each has room for a window and a reference."""
         self._seed, self._channels = seed, channels
-        self.frames = [3 * max(num_frames, 128)] * num_songs
-        self.folder_of, self.lost = [0] * num_songs, []
+        self.frames = np.full(num_songs, 3 * max(num_frames, 128))
+        self.folder_of, self.lost = np.zeros(num_songs, int), []
         self.silence_latent = np.zeros((1, shards.SILENCE_FRAMES, channels), np.float32)
 
     def __len__(self) -> int:
@@ -302,7 +301,7 @@ class Synthetic:
     def record(self, song: int) -> shards.Record:
         """Makes up one song."""
         rng = np.random.default_rng([self._seed, song])
-        shape = self.frames[song], self._channels
+        shape = int(self.frames[song]), self._channels
         word = _WORDS[song % len(_WORDS)]
         mean = np.random.default_rng(song % len(_WORDS)).standard_normal(self._channels)
         latents = (0.5 * mean + 0.87 * rng.standard_normal(shape)).astype(np.float16)

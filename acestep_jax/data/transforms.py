@@ -170,7 +170,7 @@ def _codes(
 ) -> np.ndarray:
     """Cuts the codes [Q] of the clip from the song's; -1 behind them, and for other tasks."""
     codes = np.full(units.frames_to_codes(spec.num_frames), -1, np.int32)
-    if task.name != "cover":
+    if task.name != "cover" or record.codes is None:
         return codes
     first = frames[0] // units.FRAMES_PER_CODE
     known = record.codes[first : units.frames_to_codes(frames[1])]

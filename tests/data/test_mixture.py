@@ -133,7 +133,7 @@ def test_every_window_is_heard_equally_often_whatever_its_bucket(folders):
 
 
 def test_the_plan_tells_shares_and_padding():
-    songs = types.SimpleNamespace(frames=[8, 16, 30, 100], folder_of=[0] * 4)
+    songs = types.SimpleNamespace(frames=np.array([8, 16, 30, 100]), folder_of=np.zeros(4, int))
     buckets = [mixture.Bucket(16, 8, 8), mixture.Bucket(40, 8, 2), mixture.Bucket(64, 8, 1)]
     streams = mixture.plan(songs, buckets)
     # windows 2, 1, 1 of 4; examples 1/2, 1/4, 1/4; batches in parts 1/16, 1/8, 1/4
