@@ -196,19 +196,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if saved["recipe"] != recipe:
             raise SystemExit(f"{path} is of another recipe; move it, or name another --out.")
         rows = saved["runs"]
-    for seed in range(1 if args.quick else args.seeds):
-        for variant, changes in VARIANTS.items():
-            if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
-                continue
-            workdir = pathlib.Path(args.workdir) / name / f"{variant.replace(' ', '_')}_{seed}"
-            changed = dataclasses.replace(base, seed=seed, workdir=str(workdir), **changes)
-            rows.append({"variant": variant, "seed": seed, **run(changed)})
-            summary = summarise(rows)
-            report = {"recipe": recipe, "runs": rows, "summary": summary}
-            files.write_atomically(path, json.dumps(report, indent=1) + "\n")
-            files.write_atomically(path.with_suffix(".md"), table(summary))
-            print(table(summary), flush=True)
+    for variant, seed in order(range(1 if args.quick else args.seeds)):
+        if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
+            continue
+        workdir = pathlib.Path(args.workdir) / name / f"{variant.replace(' ', '_')}_{seed}"
+        changes = VARIANTS[variant] | {"seed": seed, "workdir": str(workdir)}
+        rows.append({"variant": variant, "seed": seed, **run(dataclasses.replace(base, **changes))})
+        summary = summarise(rows)
+        report = {"recipe": recipe, "runs": rows, "summary": summary}
+        files.write_atomically(path, json.dumps(report, indent=1) + "\n")
+        files.write_atomically(path.with_suffix(".md"), table(summary))
+        print(table(summary), flush=True)
     return {"runs": rows, "summary": summarise(rows)}
+
+
+def order(seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Lists the runs: poolers seed by seed, so that a stop leaves whole seeds; then the rest."""
+    poolers, others = list(VARIANTS)[:3], list(VARIANTS)[3:]
+    return [(name, seed) for group in (poolers, others) for seed in seeds for name in group]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
