@@ -25,13 +25,6 @@ Metrics = dict[str, Array]
 _PAIR = ("real", "fake")
 
 
-def make_discriminator(config: Gan) -> nn.Module:
-    """Builds the discriminator's module; "none" gives one that is never applied."""
-    if config.discriminator == "features":
-        return FeatureDiscriminator(config.widths[0], config.blocks, config.layer_scale)
-    return LatentDiscriminator(config.widths, config.blocks, config.layer_scale)
-
-
 @dataclasses.dataclass(frozen=True)
 class Adversary:
     """The modules of the game; parameters are arguments.
@@ -39,7 +32,7 @@ class Adversary:
     Attributes:
       config: kind, losses and weights.
       networks: for the DiT whose hidden states a feature discriminator reads.
-      module: from `make_discriminator`.
+      module: the discriminator.
     """
 
     config: Gan
@@ -64,6 +57,10 @@ class Adversary:
             return self.module.init(key, seen, jnp.ones(1), scene.tokens)["params"]
 
         return jax.jit(draw)(key)
+
+    def choose_features(self, fake: Params, teacher: Params) -> Params:
+        """Chooses the DiT whose hidden states a feature discriminator reads."""
+        return jax.lax.stop_gradient(fake if self.config.features_of == "fake" else teacher)
 
     def judge(
         self, params: Params, features: Params, x_t: Array, t: Array, scene: Scene
@@ -171,3 +168,14 @@ class Adversary:
         if self.config.level_law == "log_snr":
             return distill.draw_log_snr_level(key, shape)
         return distill.draw_level(key, shape)
+
+
+def make_adversary(config: Gan, networks: Networks) -> Adversary | None:
+    """Builds the adversary that the configuration describes, if any."""
+    if config.discriminator == "none":
+        return None
+    if config.discriminator == "features":
+        module = FeatureDiscriminator(config.widths[0], config.blocks, config.layer_scale)
+    else:
+        module = LatentDiscriminator(config.widths, config.blocks, config.layer_scale)
+    return Adversary(config, networks, module)

@@ -1,8 +1,8 @@
-"""What few-step students are trained on: states of their own sampler, end points of the teacher's.
+"""What a few-step student is trained on: the states of its own sampler.
 
 A student must be trained on what its own sampler will show it. Trained on noised real songs instead
 and then sampled by the ODE, an eight-step student of Gaussian data ends 1.8 times too wide
-(tests/ops/test_distill.py); that rule, `backward="forward"`, is here to be compared with.
+(tests/ops/test_distill_grids.py); that rule, `backward="forward"`, is here to be compared with.
 """
 
 import flax.struct
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import distill, flow, solvers, timesteps
 from acestep_jax.ops.solvers import StepFn, VelocityFn
-from acestep_jax.sampling import flow as sampling_flow
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
@@ -93,21 +92,3 @@ def _rule(backward: str, real: Array) -> StepFn:
         return flow.interpolate(real, jax.random.normal(key, real.shape), t_next)
 
     return {"ode": solvers.euler, "renoise": solvers.renoise, "forward": forward}[backward]
-
-
-def end_points(
-    config: Distill, networks: Networks, teacher: Params, scene: Scene, key: Key
-) -> tuple[Array, Array]:
-    """Samples pairs (noise, data) along the guided teacher's ODE.
-
-    Args:
-      config: its `guidance_scale`, `warmup.teacher_steps` and `evaluation.shift`.
-      networks: the modules.
-      teacher: DiT parameters.
-      scene: conditions.
-      key: of the noise.
-    """
-    noise = jax.random.normal(key, scene.real.shape)
-    velocity = scene_lib.guided_field(networks, teacher, scene, config.guidance_scale)
-    times = timesteps.time_grid(config.warmup.teacher_steps, config.evaluation.shift)
-    return noise, sampling_flow.integrate(velocity, noise, times)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn.model import Networks
+from acestep_jax.ops import flow, losses
 from acestep_jax.ops.solvers import VelocityFn
 from acestep_jax.sampling import sampler
 from acestep_jax.tasks import condition
@@ -99,6 +100,17 @@ def guided_field(
         return conditional
     unconditional = null_field(networks, params, scene)
     return sampler.guided_velocity(conditional, unconditional, guidance_scale)
+
+
+def velocity_errors(
+    networks: Networks, params: Params, scene: Scene, data: Array, noise: Array, t: Array
+) -> Array:
+    """Evaluates |v(x_t, t) - (noise - data)|^2 of every frame on straight lines, [B, T].
+
+    `data` and `noise` are [B, T, C], times t [B]; the caller masks and averages.
+    """
+    velocity = field(networks, params, scene)(flow.interpolate(data, noise, t), t)
+    return losses.squared_error(velocity, flow.velocity_target(data, noise))
 
 
 def with_other_prompts(scene: Scene) -> Scene:

@@ -17,11 +17,13 @@ from acestep_jax.training import cli, models, rollout
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training.config import Mesh
 from acestep_jax.training.mesh import BATCH
+from acestep_jax.training.recipes.distill import Gan
 from tests import tiny
 from tests.train import toys
 from train import distill
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+FEATURES = Gan(discriminator="features", layers=(0, 1), features_of="fake", widths=(8,), blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def _run(game, frozen, state, steps, first, last):
 def finished(game, frozen):
     """Three iterations: a regression, critics alone, and a whole one."""
     state = distill.make_state(game, frozen["teacher"])
-    steps = distill.make_steps(game, state.params)
+    steps = distill.make_steps(game)
     start = jax.device_get(state.params)
     state, metrics = _run(game, frozen, state, steps, 0, 3)
     return start, jax.device_get(state), metrics, steps
@@ -123,7 +125,7 @@ def test_drawn_states_belong_together_and_to_the_grid(game, frozen, scene):
 def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
     """Critics and student once each, on a mesh and on one device, from the same rollout."""
     *_, single = finished
-    mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=4), devices)
+    mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=2, tensor=2), devices)
     rolled = single.simulate(distill.make_state(game, frozen["teacher"]), scene)
 
     def train(steps, state, frozen, scene, rolled):
@@ -136,7 +138,7 @@ def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
     with jax.set_mesh(mesh):
         state = distill.make_state(game, frozen["teacher"])
         places = mesh_lib.state_shardings(state, mesh)
-        steps = distill.make_steps(game, state.params, places)
+        steps = distill.make_steps(game, places)
         arguments = (
             jax.device_put(state, places),
             jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh)),
@@ -145,7 +147,7 @@ def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
         )
         (params, metrics), state = train(steps, *arguments)
         kernel = state.params["student"]["condition_embedder"]["kernel"]
-        assert kernel.sharding.shard_shape(kernel.shape) == (6, 24)  # 24 inputs over fsdp = 4
+        assert kernel.sharding.shard_shape(kernel.shape) == (12, 24)  # 24 inputs over fsdp = 2
 
     assert {"loss/matching", "loss/guidance", "loss/adversarial"} <= set(numbers)
     for name, value in numbers.items():
@@ -283,7 +285,7 @@ def _abstract(config):
 def _trace(game, frozen, batch):
     """Traces every part of an iteration; returns {part: (function, arguments)} and the state."""
     state = jax.eval_shape(functools.partial(distill.make_state, game), frozen["teacher"])
-    steps = distill.make_steps(game, state.params)
+    steps = distill.make_steps(game)
     scene = jax.eval_shape(steps.encode, frozen, batch)
     rolled = jax.eval_shape(steps.simulate, state, scene)
     pair = jax.eval_shape(steps.end_points, state, frozen, scene)
@@ -320,3 +322,29 @@ def test_every_part_of_an_iteration_lowers_for_other_hardware(game):
     for name, (step, arguments) in parts.items():
         exported = jax.export.export(step, platforms=["cuda", "tpu"])(*arguments)
         assert exported.platforms == ("cuda", "tpu"), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"gan": Gan(discriminator="none")}, {"loss/matching", "loss/guidance", "dm_gap"}),
+        ({"gan": FEATURES}, {"loss/adversarial", "gan_over_dm"}),
+        ({"decoupled": False, "guidance_scale": 1.0}, {"ca_over_dm", "dm_ca_cosine"}),
+    ],
+    ids=["no_adversary", "features", "coupled"],
+)
+def test_every_switch_of_the_game_traces(changes, expected):
+    config = dataclasses.replace(toys.DISTILL, **changes)
+    game = distill.make_game(config, tiny.networks())
+    frozen = jax.eval_shape(functools.partial(distill.separate, config), tiny.params())
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), toys.batch())
+    parts, state = _trace(game, frozen, batch)
+    trained = {"student", "fake"} | ({"discriminator"} if game.adversary else set())
+    assert set(state.params) == trained
+    step, arguments = parts["critics"]
+    _, metrics = jax.eval_shape(step, *arguments)
+    assert ("loss/discriminator" in metrics) == ("discriminator" in trained)
+    step, arguments = parts["student"]
+    _, metrics = jax.eval_shape(step, *arguments)
+    assert expected <= set(metrics)
+    assert ("loss/adversarial" in metrics) == ("discriminator" in trained)
