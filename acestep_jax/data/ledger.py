@@ -37,11 +37,11 @@ class Ledger:
           TooManyBadSongs: if those are too many.
         """
         self._num_songs, self._max_bad_share, self._explain = num_songs, max_bad_share, explain
-        self._bad: set[int] = set()
+        self._bad = set(lost)
         self._tasks = np.zeros(len(edits.TASKS), int)
         self._redrawn = self._without_task = 0
-        for song in lost:
-            self._note_bad(song)
+        if lost:
+            self._check(explain(lost[-1]))
 
     def add(self, task: np.ndarray, wanted: np.ndarray, passed: np.ndarray) -> None:
         """Counts a batch.
@@ -78,20 +78,25 @@ class Ledger:
             return
         self._bad.add(song)
         reason = self._explain(song)
+        self._check(reason)
+        logging.error("Skipped, with another song in its place: %s.", reason)
+
+    def _check(self, reason: str) -> None:
         if len(self._bad) > self._max_bad_share * self._num_songs:
             raise TooManyBadSongs(
                 f"{len(self._bad)} of {self._num_songs} songs cannot be trained on, more than "
                 f"data.max_bad_share={self._max_bad_share:g} allows; the last is {reason}. Prepare "
                 "the shards anew, or allow more."
             )
-        logging.error("Skipped, with another song in its place: %s.", reason)
 
     def _report(self) -> None:
-        shares = [f"{n} {c / self._tasks.sum():.1%}" for n, c in zip(edits.TASKS, self._tasks) if c]
-        logging.info(
+        total = self._tasks.sum()
+        shares = [f"{n} {c / total:.1%}" for n, c in zip(edits.TASKS, self._tasks) if c]
+        log = logging.warning if self._redrawn else logging.info
+        log(
             "Tasks of the first %d examples here: %s; %.1f %% were drawn again as their songs lack "
             "the stems.",
-            self._tasks.sum(),
+            total,
             ", ".join(shares),
-            100 * self._redrawn / self._tasks.sum(),
+            100 * self._redrawn / total,
         )

@@ -88,7 +88,9 @@ class Data:
                 min(weights, default=0) >= 0 and sum(weights) > 0,
                 f"data.{name} takes weights of 0 or more, not all of them 0; got {weights}.",
             )
-        for name, _ in self.tasks:
+        names = [name for name, _ in self.tasks]
+        require(len(names) == len(set(names)), f"data.tasks names a task twice: {names}.")
+        for name in names:
             require(name in TASKS, f"data.tasks names {name!r}; the tasks are {', '.join(TASKS)}.")
         require(
             "states" not in self.precomputed or {n for n, w in self.tasks if w} == {"text2music"},

@@ -220,7 +220,7 @@ def test_a_task_that_a_song_cannot_teach_is_drawn_again_among_those_it_can():
 
 def test_the_share_of_tasks_drawn_again_is_reported(folders, caplog):
     batches = _open(folders)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("WARNING"):
         taken = _take(batches, 250)
     summary = batches.ledger.summary()
     tasks = np.concatenate([batch.task for batch in taken])
@@ -288,6 +288,7 @@ def test_prepared_states_and_codes_reach_the_batch(tmp_path):
     [
         ({"tasks": (("remix", 1.0),)}, "names 'remix'; the tasks are text2music"),
         ({"tasks": ()}, "not all of them 0"),
+        ({"tasks": (("cover", 1.0), ("cover", 2.0))}, "a task twice"),
         ({"tasks": (("cover", -1.0), ("lego", 2.0))}, "weights of 0 or more"),
         ({"shard_weights": (0.0, 0.0)}, "data.shard_weights"),
         ({"buckets": ((32, 8, 4), (16, 8, 4))}, "by rising length"),
