@@ -179,6 +179,8 @@ def open_batches(config: TrainDiT | Distill, split: str, batch_size: int = 0) ->
     if batch_size:
         buckets = tuple((frames, tokens, batch_size) for frames, tokens, _ in data.buckets)
         data = dataclasses.replace(data, batch_size=batch_size, buckets=buckets)
+    if split != "train":  # a few batches: over before worker processes have started
+        data = dataclasses.replace(data, num_workers=0)
     tokenizer = str(tokenizer_folder(config.model))
     return loader.make_batches(data, seed=config.seed, split=split, tokenizer=tokenizer)
 
