@@ -37,6 +37,7 @@ from acestep_jax.training.overrides import ConfigError, override
 ROOT = pathlib.Path(__file__).parents[1]
 WAYS = ("kill", "save", "term")
 FEWEST_STEPS = 6  # a quick form of fewer is made this long, where its phases allow it
+ATTEMPTS = 5  # to meet a moment as short as a save
 POLL_SECONDS = 0.002
 LIMIT_SECONDS = 1800.0  # of one life of a run; first ones compile
 
@@ -162,8 +163,8 @@ def run_to_end(trainer: Trainer, workdir: pathlib.Path) -> str:
 
 def strike(
     trainer: Trainer, workdir: pathlib.Path, way: str, rng: random.Random, delay: float
-) -> Outcome:
-    """Starts a run and ends it at a random moment in one of `WAYS`."""
+) -> Outcome | None:
+    """Starts a run and ends it at a random moment in one of `WAYS`; None if that came too late."""
     step, life = rng.randrange(1, trainer.num_steps), Life(trainer, workdir)
     moments = {
         "kill": lambda: steps_logged(workdir) >= step,
@@ -171,7 +172,7 @@ def strike(
         "term": lambda: steps_logged(workdir) >= step,
     }
     if not life.wait_for(moments[way]):
-        return Outcome(f"{way} at step {step}", "ended before it could be struck")
+        return None
     time.sleep(rng.uniform(0, 0.05 if way == "save" else delay))
     status = life.end(signal.SIGTERM if way == "term" else signal.SIGKILL)
     story = f"{way} at step {steps_logged(workdir)}"
@@ -186,11 +187,17 @@ def trial(
     trainer: Trainer, workdir: pathlib.Path, way: str, seed: str, expected: str, delay: float
 ) -> Outcome:
     """Strikes a fresh run down, lets it resume, and compares its end."""
+    rng, struck = random.Random(seed), None
     try:
-        struck = strike(trainer, workdir, way, random.Random(seed), delay)
-        if struck.problem:
-            return struck
-        found = run_to_end(trainer, workdir)
+        for attempt in range(ATTEMPTS):
+            place = workdir / str(attempt)
+            place.mkdir(parents=True)
+            struck = strike(trainer, place / "run", way, rng, delay)
+            if struck is not None:
+                break
+        if struck is None or struck.problem:
+            return struck or Outcome(way, f"ended {ATTEMPTS} times before it could be struck")
+        found = run_to_end(trainer, place / "run")
     except TimeoutError as error:
         return Outcome(way, str(error))
     if not found:

@@ -44,6 +44,13 @@ def test_too_few_devices_and_two_free_axes_are_refused():
         config_lib.Mesh(tensor=-1, data=-1)
 
 
+def test_an_axis_that_processes_with_other_examples_would_share_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    mesh_lib.make_mesh(config_lib.Mesh(data=4, tensor=2))
+    with pytest.raises(ValueError, match="data x fsdp must be a multiple of the processes"):
+        mesh_lib.make_mesh(config_lib.Mesh(data=2, tensor=4))
+
+
 def test_rules_place_stacked_matrices_by_their_trailing_axes():
     mesh = mesh_lib.make_mesh(config_lib.Mesh(fsdp=4, tensor=2))
     shapes = {
