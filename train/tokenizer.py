@@ -405,7 +405,7 @@ def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
         for step in run.steps(start):
             stage = config.stage_at(step)
             if stage not in steps:
-                steps[stage] = make_step(setting, stage, shapes, places)
+                steps[stage] = run.counted(make_step(setting, stage, shapes, places))
             state, metrics = steps[stage](state, frozen, mesh_lib.place_batch(next(batches), mesh))
             run.end_step(step, state, metrics, batches)
             if config.eval_every and (step + 1) % config.eval_every == 0:

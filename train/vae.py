@@ -336,12 +336,13 @@ def main(config: TrainVAE) -> None:
             player = "discriminator" if critic else "generator"
             weights_only = dataclasses.replace(phase, num_steps=1)  # lengths do not recompile
             if (weights_only, player) not in compiled:
-                compiled[weights_only, player] = make_step(
-                    config, networks, phase, player=player, params=state.params
-                )
+                step_fn = make_step(config, networks, phase, player=player, params=state.params)
+                compiled[weights_only, player] = run.counted(step_fn)
             audio = mesh_lib.place_batch(mesh_lib.own_share(next(batches)), mesh)
             state, metrics = compiled[weights_only, player](state, audio)
             run.end_step(step, state, metrics, batches)
+            hear = functools.partial(reconstruction.hear, networks.vae, held_out)
+            run.listen(step + 1, hear, state.best("generator"), at_end=False)
 
             done = step + 1
             if held_out and (

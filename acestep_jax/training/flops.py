@@ -54,9 +54,6 @@ class Work:
             self.frames + other.frames,
         )
 
-    def __bool__(self) -> bool:
-        return self != Work()
-
     def rates(self, seconds: float, num_devices: int, peak: float | None) -> dict[str, float]:
         """Divides by the time it took; what is not known is left out."""
         rates = {

@@ -101,7 +101,8 @@ class Metrics:
         for value in values.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
-        self._pending.append((step, values, self._new_work or self._usual))
+        work = self._new_work if self._new_work.examples else self._new_work + self._usual
+        self._pending.append((step, values, work))
         self._new_work = Work()
         while len(self._pending) > MAX_LAG or (self._pending and _ready(self._pending[0][1])):
             self._take()

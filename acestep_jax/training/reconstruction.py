@@ -13,6 +13,7 @@ import numpy as np
 
 from acestep_jax.nn.vae import VAE
 from acestep_jax.ops import stft
+from acestep_jax.training import processes
 from acestep_jax.typing import Array, Params
 
 ACTIVE_NATS = 0.1
@@ -53,6 +54,17 @@ def measure_sound(decoded: Array, audio: Array) -> dict[str, Array]:
         "panning_error": panning,
         "width_error": width,
     }
+
+
+def hear(vae: VAE, held_out: Mapping[str, np.ndarray], params: Params) -> dict[str, np.ndarray]:
+    """Gives back the first held-out clip of every group as {group: audio [W, 2]}."""
+
+    @jax.jit
+    def give_back(params: Params, clip: Array) -> Array:
+        posterior = vae.apply({"params": params}, clip[None], method="encode")
+        return vae.apply({"params": params}, posterior.mean, method="decode")[0]
+
+    return {name: processes.whole(give_back(params, clips[0])) for name, clips in held_out.items()}
 
 
 def evaluate(vae: VAE, params: Params, held_out: Mapping[str, np.ndarray]) -> dict[str, float]:
