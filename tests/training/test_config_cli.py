@@ -122,7 +122,7 @@ def test_a_run_resumes_with_its_own_configuration_only(tmp_path):
     assert json.loads((workdir / "config.json").read_text())["shifts"] == [1.0, 2.0, 3.0]
     assert "critic_steps=5" in (workdir / "config.py.txt").read_text()
     cli.prepare_workdir(
-        overrides.override(config, ["log_every=7", "mesh.fsdp=2"])
+        overrides.override(config, ["log_every=7", "mesh.fsdp=2", "data.num_workers=3"])
     )  # these are free
     changed = overrides.override(config, ["critic_steps=2", "student.b2=0.9"])
     with pytest.raises(overrides.ConfigError, match=r"differs in student\.b2, critic_steps"):
