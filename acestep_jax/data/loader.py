@@ -297,8 +297,10 @@ class Batches:
         """Goes to a position from `get_state`, of any number of processes or workers.
 
         Raises:
-          ValueError: if the batches had other shapes.
+          ValueError: if the batches had other shapes, or it is no such position.
         """
+        if "plan" not in state:
+            raise ValueError(f"no position of this loader: {dict(state)}; start the data anew.")
         saved, plan = state["plan"], self._plan()
         if saved["buckets"] != plan["buckets"]:
             raise ValueError(

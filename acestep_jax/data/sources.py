@@ -122,8 +122,8 @@ class Songs:
     @property
     def lost(self) -> list[int]:
         """The songs of files that cannot be opened."""
-        places = ((song, self._locate(song)[0]) for song in range(len(self)))
-        return [song for song, number in places if self._files[number].problem]
+        ends = zip(self._files, self._ends)
+        return [i for file, end in ends if file.problem for i in range(end - file.rows, end)]
 
     def all_records(self) -> Iterator[shards.Record]:
         """Reads every song in order."""

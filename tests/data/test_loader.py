@@ -122,7 +122,9 @@ def test_processes_share_each_batch_between_them_in_order(folder):
         assert _same(batch, joined)
 
 
-def test_every_window_is_read_once_an_epoch(folder):
+@pytest.mark.parametrize("largest", [2**14, 0], ids=["small", "large"])
+def test_every_window_is_read_once_an_epoch_in_sets_of_either_kind(folder, largest, monkeypatch):
+    monkeypatch.setattr(sources.Shuffled, "LARGEST", largest)
     batches = _batches(folder, batch_size=18)
     for _ in range(2):  # every epoch, in another order
         songs = next(batches).latents[:, 0, 0].astype(int)
@@ -133,6 +135,8 @@ def test_a_batch_of_another_size_cannot_take_up_the_position(folder):
     batches = _batches(folder, batch_size=2)
     with pytest.raises(ValueError, match=r"\[\[32, 64, 4\]\], this run makes \[\[32, 64, 2\]\]"):
         batches.set_state(_batches(folder, batch_size=4).get_state())
+    with pytest.raises(ValueError, match="no position of this loader"):
+        batches.set_state({"position": 3})
     with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
         _batches(folder, process_index=0, process_count=3)
 
