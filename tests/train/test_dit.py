@@ -2,21 +2,24 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acestep_jax.data.batch import Batch
 from acestep_jax.ops import flow, losses
+from acestep_jax.training import cli, models
 from acestep_jax.training import mesh as mesh_lib
-from acestep_jax.training import models
 from acestep_jax.training.config import Mesh, Optimizer
 from acestep_jax.training.recipes.dit import DiTPhase, MeanFlow, TrainDiT
 from tests import tiny
 from tests.train import toys
 from train import dit
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 CONFIG = TrainDiT(name="toy", optimizer=Optimizer(peak_lr=1e-2, ema_decay=0.9), num_steps=10)
 SETTING = dit.Setting(CONFIG, tiny.networks(), None)
 
@@ -176,3 +179,45 @@ def test_the_train_step_lowers_for_other_hardware(parts):
         state, shapes(frozen), shapes(toys.batch())
     )
     assert exported.platforms == ("cuda", "tpu")
+
+
+def test_the_two_billion_recipe_traces_at_full_size():
+    config = cli.load_config(CONFIGS / "base" / "dit.py")
+    assert sum(steps for steps, _ in config.phase_data()) == config.num_steps
+    setting = dit.Setting(config, models.build(config.model), None)
+    trained, frozen = models.split(models.shapes(setting.networks), config.trained)
+    trained = jax.eval_shape(functools.partial(dit.first_params, config), trained)
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    # decoder 1,510 M, times 60 M, lyric and timbre encoders 607 M, text projection 2 M
+    assert 2.1e9 < count < 2.25e9
+    frames, lyrics, _ = config.data.buckets[0]
+    batch = abstract_batch(config.data, frames, lyrics, channels=64)
+    state = jax.eval_shape(functools.partial(dit.make_state, config), trained)
+    new, metrics = jax.eval_shape(dit.make_train_step(setting, trained), state, frozen, batch)
+    shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert shapes(new) == shapes(state)
+    assert all(value.shape == () for value in metrics.values())
+    table = jax.eval_shape(dit.make_evaluate(setting), trained, frozen, batch)
+    assert {name: x.shape for name, x in table.items()} == dict.fromkeys(
+        ("error", "null", "other", "gaussian"), (dit.EVAL_LEVELS,)
+    )
+
+
+def abstract_batch(data, frames, lyrics, channels, size=2):
+    """The shapes of a batch of one bucket."""
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+    return Batch(
+        latents=of(np.float32, frames, channels),
+        frame_mask=of(bool, frames),
+        source_latents=of(np.float32, frames, channels),
+        edit_mask=of(np.float32, frames),
+        text_tokens=of(np.int32, data.text_tokens),
+        text_mask=of(bool, data.text_tokens),
+        lyric_tokens=of(np.int32, lyrics),
+        lyric_mask=of(bool, lyrics),
+        timbre_latents=of(np.float32, data.timbre_frames, channels),
+        is_cover=of(bool),
+    )
