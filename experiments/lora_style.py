@@ -106,7 +106,7 @@ def make_songs(folder: pathlib.Path, data: pathlib.Path, vae: str, style: str) -
 def make_control(folder: pathlib.Path, own: pathlib.Path) -> pathlib.Path:
     """Takes the test songs from the shards, as a validation split; gives their folder."""
     target = folder / "control"
-    test = sources.Windows([own], "test", 128)
+    test = sources.Songs([own], "test")
     rows = [
         shards.Record(dataclasses.replace(song.labels, split="validation", stems={}), song.latents)
         for song in test.all_records()
