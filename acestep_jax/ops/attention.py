@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.ops import fused, masks
-
-Array = jax.Array
+from acestep_jax.typing import Array
 
 IMPLEMENTATIONS = (
     "auto",

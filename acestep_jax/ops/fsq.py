@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array
+from acestep_jax.typing import Array
 
 
 def _per_channel(values: np.ndarray, like: Array) -> np.ndarray:

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.ops import masks
-
-Array = jax.Array
+from acestep_jax.typing import Array
 
 SPLASH_BLOCK = 128
 """Lanes of a TPU register: the lengths and head widths of the Pallas kernel are multiples of it."""

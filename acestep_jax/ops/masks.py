@@ -5,10 +5,9 @@ band, comes on top. Masks are applied with the most negative finite number, neve
 that sees no key at all then averages over *all* keys alike, as in the released model.
 """
 
-import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from acestep_jax.typing import Array
 
 
 def band(num_queries: int, num_keys: int, window: int) -> Array:

@@ -10,11 +10,10 @@ Su et al. 2021, arXiv:2104.09864; the split into halves is that of GPT-NeoX, Qwe
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array
+from acestep_jax.typing import Array
 
 
 class Rotation(NamedTuple):
