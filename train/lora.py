@@ -3,10 +3,16 @@
     W x becomes W x + (alpha / r) B A x  in the attention of every layer of the DiT         (1)
     loss = mean (v_AB(x_t, t, condition, context) - (noise - data))^2  over the clips' own frames
 
+         + weight mean (v_AB(x_t, t, ...) - v_base(x_t, t, ...))^2  at other songs, if any (2)
+
 (1) is Hu et al. 2021, arXiv:2106.09685. B starts at zero, so that training starts at the base; only
 A and B have gradients. Everything else is the base's own training (train/dit.py): its law of times,
 its dropped conditions, its losses. For a model distilled to few steps the law is `turbo`, the times
 that it is sampled at.
+
+A style spills over into other music. (2) holds it back: at the songs of `prior` the base itself is
+the target, which is far less noisy than the songs are; and as the base is near its optimum there,
+the error of such songs rises by about the mean of (2), which the log shows as `loss/prior`.
 
 Differences from the release's trainer: padded frames stay out of the loss; prompts are those of
 inference where the release shows raw lyrics and an empty timbre reference; its cosine restarts,
@@ -24,6 +30,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +40,11 @@ from absl import logging
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn import lora
 from acestep_jax.nn.config import ModelConfig
+from acestep_jax.ops import flow, losses
 from acestep_jax.training import cli, compare, listen, loop, models, processes, report
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import metrics as metrics_lib
+from acestep_jax.training import scene as scene_lib
 from acestep_jax.training.recipes.lora import TrainLoRA
 from acestep_jax.typing import Array, Key, Params
 from acestep_jax.weights import adapters as files
@@ -67,13 +76,70 @@ def adapted(
     return {"dit": lora.WithAdapters(base, variables, dropout_key)}
 
 
+class Songs(NamedTuple):
+    """The songs of a step: of the style, and others (None without a `prior`)."""
+
+    style: Batch
+    prior: Batch | None
+
+
 def adapter_loss(
-    adapters: Params, setting: Setting, frozen: Params, batch: Batch, key: Key
+    adapters: Params, setting: Setting, frozen: Params, batch: Songs, key: Key
 ) -> tuple[Array, Metrics]:
     """Evaluates the loss of the base with adapters; arguments as those of `dit.flow_loss`."""
-    flow_key, dropout_key = jax.random.split(key)
+    flow_key, prior_key, dropout_key = jax.random.split(key, 3)
     trained = adapted(setting.config, frozen["dit"], adapters, dropout_key)
-    return dit.flow_loss(trained, setting, frozen, batch, flow_key)
+    loss, metrics = dit.flow_loss(trained, setting, frozen, batch.style, flow_key)
+    if batch.prior is None:
+        return loss, metrics
+    pull = prior_loss(trained, setting, frozen, batch.prior, prior_key)
+    return loss + setting.config.prior_weight * pull, metrics | {"loss/prior": pull}
+
+
+def prior_loss(trained: Params, setting: Setting, frozen: Params, batch: Batch, key: Key) -> Array:
+    """Evaluates (2): how far the adapters move the velocity at songs that should stay."""
+    config = setting.config
+    time_key, noise_key, drop_key = jax.random.split(key, 3)
+    scene = dit.encode(setting, frozen, batch)
+    scene = dit.drop_conditions(drop_key, scene, config.condition_dropout)
+    t, _ = dit.draw_times(setting, time_key, scene.real.shape[0])
+    x_t = flow.interpolate(scene.real, jax.random.normal(noise_key, scene.real.shape), t)
+    moved, base = (
+        scene_lib.field(setting.networks, dit_params, scene)(x_t, t)
+        for dit_params in (trained["dit"], frozen["dit"])
+    )
+    mask = batch.frame_mask if config.masked_loss else None
+    return losses.masked_mean(losses.squared_error(moved, jax.lax.stop_gradient(base)), mask)
+
+
+# The songs ----------------------------------------------------------------------------------------
+
+
+class SongBatches:
+    """Iterates over `Songs`; the position of both streams is saved and restored as one."""
+
+    def __init__(self, config: TrainLoRA) -> None:
+        """Opens the songs of the style, and those of `prior` if there are any."""
+        self.style, self.prior = models.open_batches(config, "train"), None
+        if config.prior:
+            data = dataclasses.replace(
+                config.data, shards=config.prior, batch_size=config.prior_items
+            )
+            self.prior = models.open_batches(dataclasses.replace(config, data=data), "train")
+
+    def __next__(self) -> Songs:
+        return Songs(next(self.style), None if self.prior is None else next(self.prior))
+
+    def get_state(self) -> dict[str, Any]:
+        """Gives the position after the last songs handed out."""
+        state = {"style": self.style.get_state()}
+        return state if self.prior is None else state | {"prior": self.prior.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a position."""
+        self.style.set_state(state["style"])
+        if self.prior is not None:
+            self.prior.set_state(state["prior"])
 
 
 # What is measured ---------------------------------------------------------------------------------
@@ -131,10 +197,10 @@ def main(config: TrainLoRA) -> None:
     mesh = mesh_lib.make_mesh(config.mesh)
     loaded = models.load(config.model, config.seed)
     frozen = models.cast(loaded.params, config.model.frozen_dtype)
-    batches = models.open_batches(dataclasses.replace(config, data=config.mixture()), "train")
+    batches = SongBatches(config)
     check_held_out(config)
     silence = loaded.silence_latent
-    silence = jnp.asarray(batches.silence_latent) if silence is None else silence
+    silence = jnp.asarray(batches.style.silence_latent) if silence is None else silence
     setting = make_setting(config, loaded, silence)
     init_adapters = jax.jit(functools.partial(lora.init, spec=config.adapter))
     fresh = init_adapters(jax.random.key(config.seed), loaded.params["dit"])

@@ -217,7 +217,8 @@ class Loop:
 
 
 def _work(step: Callable[..., Any], args: tuple[Any, ...]) -> flops.Work:
-    batches = [arg.latents.shape for arg in args if isinstance(arg, Batch)]
+    leaves = jax.tree.leaves(args, is_leaf=lambda x: isinstance(x, Batch))
+    batches = [leaf.latents.shape for leaf in leaves if isinstance(leaf, Batch)]
     return flops.Work(
         operations=flops.count(step, *args),
         examples=sum(size for size, *_ in batches),

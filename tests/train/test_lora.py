@@ -27,8 +27,13 @@ CONFIG = TrainLoRA(
     optimizer=Optimizer(peak_lr=1e-2, weight_decay=0.0),
     num_steps=10,
 )
+CONFIG_WITHOUT_PRIOR = dataclasses.replace(CONFIG, data=Data(shards="synthetic", num_frames=8))
 LOADED = models.Loaded(tiny.networks(), tiny.params(), None)
 SETTING = train_lora.make_setting(CONFIG, LOADED, None)
+
+
+def songs(seed, prior=None):
+    return train_lora.Songs(toys.batch(seed=seed), prior)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def train_step(fresh):
 def two_steps(fresh, train_step):
     state, seen = dit.make_state(CONFIG, fresh), []
     for seed in range(2):
-        state, metrics = train_step(state, tiny.params(), toys.batch(seed=seed))
+        state, metrics = train_step(state, tiny.params(), songs(seed))
         seen.append(jax.device_get((state.params["model"], metrics)))
     return seen
 
@@ -73,7 +78,8 @@ def test_only_adapters_are_trained_and_b_moves_before_a(fresh, two_steps):
 def test_the_first_loss_is_the_bases_own(two_steps):
     """The same times, noise and dropped conditions: those of `flow_loss` with the same key."""
     (_, metrics), _ = two_steps
-    key, _ = jax.random.split(dit.state_lib.step_key(dit.make_state(CONFIG, {})))
+    key = dit.state_lib.step_key(dit.make_state(CONFIG, {}))
+    key, *_ = jax.random.split(key, 3)
     setting = dit.Setting(CONFIG, tiny.networks(), None)
     loss = jax.jit(functools.partial(dit.flow_loss, setting=setting, key=key))
     expected, _ = loss({}, frozen=tiny.params(), batch=toys.batch(seed=0))
@@ -81,13 +87,46 @@ def test_the_first_loss_is_the_bases_own(two_steps):
 
 
 def test_two_runs_draw_the_same_and_resuming_goes_on_bit_for_bit(fresh, train_step, two_steps):
-    state, _ = train_step(dit.make_state(CONFIG, fresh), tiny.params(), toys.batch(seed=0))
+    state, _ = train_step(dit.make_state(CONFIG, fresh), tiny.params(), songs(0))
     kept = jax.tree.map(lambda x: x, jax.device_get(state))  # as a checkpoint keeps it
-    state, _ = train_step(kept, tiny.params(), toys.batch(seed=1))
+    state, _ = train_step(kept, tiny.params(), songs(1))
     expected, _ = two_steps[1]
     pairs = zip(jax.tree.leaves(state.params["model"]), jax.tree.leaves(expected), strict=True)
     for a, b in pairs:
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_pull_to_the_base_is_the_distance_from_it(fresh):
+    """Zero at the start; else that of the two velocities, wherever the songs' own frames are."""
+    params, batch = tiny.params(), toys.batch(size=4)
+
+    @jax.jit
+    def pull(adapters, batch):
+        trained = train_lora.adapted(CONFIG, params["dit"], adapters)
+        return train_lora.prior_loss(trained, SETTING, params, batch, jax.random.key(0))
+
+    assert pull(fresh, batch) == 0
+    moved = jax.tree.map(lambda x: x + 0.1, fresh)
+    distance = pull(moved, batch)
+    loud = np.where(batch.frame_mask[..., None], batch.latents, 100.0)
+    louder = pull(moved, dataclasses.replace(batch, latents=loud))
+    np.testing.assert_allclose(louder, distance, rtol=1e-5)
+    assert distance > 1e-4
+
+
+def test_both_streams_of_songs_go_on_where_they_stopped():
+    data = Data(shards="synthetic", batch_size=4, num_frames=8, timbre_frames=8)
+    config = dataclasses.replace(CONFIG, data=data, prior="synthetic", prior_items=2)
+    batches = train_lora.SongBatches(config)
+    next(batches)
+    state, expected = batches.get_state(), next(batches)
+    again = train_lora.SongBatches(config)
+    again.set_state(state)
+    seen = next(again)
+    assert (len(seen.style.latents), len(seen.prior.latents)) == (4, 2)
+    for a, b in zip(jax.tree.leaves(seen), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert train_lora.SongBatches(CONFIG_WITHOUT_PRIOR).prior is None
 
 
 def test_eight_devices_train_as_one(fresh, two_steps, devices):
@@ -101,11 +140,10 @@ def test_eight_devices_train_as_one(fresh, two_steps, devices):
         state, metrics = step(
             jax.device_put(state, places),
             jax.device_put(frozen, mesh_lib.parameter_shardings(frozen, mesh)),
-            mesh_lib.place_batch(toys.batch(seed=0), mesh),
+            mesh_lib.place_batch(songs(0), mesh),
         )
-        leaves = state.params["model"]["layers"]["pairs"]["full"]["self_attn"]["q_proj"]
-        assert leaves["lora_a"].sharding.shard_shape((1, 24, 2)) == (1, 12, 2)
-        assert leaves["lora_b"].sharding.shard_shape((1, 2, 32)) == (1, 2, 16)
+        assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
+    # with lora_b over the tensor axis this came out 2.5 % too large, though every B is zero
     np.testing.assert_allclose(metrics["loss/velocity"], numbers["loss/velocity"], rtol=1e-5)
     pairs = zip(factors(state.params, "lora_b"), factors(expected, "lora_b"), strict=True)
     # Adam's first step is 1e-2 whatever the gradient: one that is all rounding may turn its sign.
@@ -138,16 +176,7 @@ def test_songs_of_which_none_are_held_out_are_refused_before_training(monkeypatc
 def test_a_run_without_songs_says_where_it_looked(tmp_path):
     config = dataclasses.replace(CONFIG, data=Data(shards=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="no folder of shards"):
-        dit.open_phases(config)
-
-
-def test_prior_songs_are_mixed_in_by_their_share():
-    data = Data(shards="a,b")
-    config = dataclasses.replace(CONFIG, data=data, prior="c", prior_share=0.4)
-    mixture = config.mixture()
-    assert mixture.shards == "a,b,c"
-    np.testing.assert_allclose(mixture.shard_weights, (0.3, 0.3, 0.4))
-    assert dataclasses.replace(config, prior="").mixture() == data
+        train_lora.SongBatches(config)
 
 
 def test_adapters_for_other_parts_are_refused():

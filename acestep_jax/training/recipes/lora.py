@@ -21,8 +21,9 @@ class TrainLoRA(TrainDiT):
     time_law: Literal["max2", "single", "uniform", "turbo"] = "max2"
     masked_loss: bool = True  # padded frames stay out; the release's trainer counts them
     control: str = ""  # shards of songs that should stay as they are: measured, not trained on
-    prior: str = ""  # shards of other songs, mixed in so that the adapters leave such songs alone
-    prior_share: float = 0.5  # of the examples, where there is a `prior`
+    prior: str = ""  # shards of other songs, at which the velocity is held to the base's
+    prior_items: int = 4  # of them a step, over all devices and processes
+    prior_weight: float = 2.0  # of the squared difference from the base's velocity there
     report: bool = True  # at the end, write a report that plays base and adapter side by side
 
     def __post_init__(self) -> None:
@@ -33,27 +34,8 @@ class TrainLoRA(TrainDiT):
             "adapter.targets.",
         )
         require(not self.phases, "phases are those of train/dit.py; adapters train in one.")
-        require(0 < self.prior_share < 1, f"prior_share={self.prior_share} must lie in (0, 1).")
-
-    def mixture(self) -> Data:
-        """Gives what is trained on: the songs of the style, and the prior ones among them."""
-        if not self.prior:
-            return self.data
-        style = self.data.shards or "+"
-        return dataclasses.replace(
-            self.data,
-            shards=f"{style},{self.prior}",
-            shard_weights=(
-                *_shares(style, 1 - self.prior_share),
-                *_shares(self.prior, self.prior_share),
-            ),
-        )
-
-
-def _shares(folders: str, total: float) -> tuple[float, ...]:
-    """Divides a share evenly among folders named with commas between them."""
-    count = folders.count(",") + 1
-    return (total / count,) * count
+        require(self.prior_items > 0, f"prior_items={self.prior_items} must be positive.")
+        require(self.prior_weight > 0, f"prior_weight={self.prior_weight} must be positive.")
 
 
 def toy_adapters(config: TrainLoRA) -> TrainLoRA:
@@ -64,6 +46,8 @@ def toy_adapters(config: TrainLoRA) -> TrainLoRA:
         model=Model(preset="nano", text_preset="nano"),
         data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
         control="synthetic",
+        prior="synthetic",
+        prior_items=1,
         eval_batches=1,
         samples=Samples(num_items=1, num_steps=2),
         log_every=1,
