@@ -7,6 +7,8 @@ from absl import logging
 
 from acestep_jax.tasks import edits
 
+NO_TASK = -2
+"""Stands for a song that was passed over because it allows none of the tasks."""
 REPORT_AFTER = 1000
 """After so many examples the shares of the tasks are logged."""
 
@@ -49,7 +51,7 @@ class Ledger:
         Args:
           task, wanted: [B], the tasks of the examples, and those drawn at first.
           passed: [B, M], the songs passed over before each example: bad ones by their number, those
-            that allow no task as -2, -1 where there is none.
+            that allow no task as NO_TASK; -1 where there is none.
 
         Raises:
           TooManyBadSongs: if the songs found bad so far are more than allowed.
@@ -57,7 +59,7 @@ class Ledger:
         before = self._tasks.sum()
         self._tasks += np.bincount(task, minlength=len(edits.TASKS))
         self._redrawn += int((task != wanted).sum())
-        self._without_task += int((passed == -2).sum())
+        self._without_task += int((passed == NO_TASK).sum())
         for song in np.unique(passed[passed >= 0]).tolist():
             self._note_bad(song)
         if before < REPORT_AFTER <= self._tasks.sum():

@@ -23,13 +23,11 @@ from absl import logging
 
 from acestep_jax.data import batch as batch_lib
 from acestep_jax.data import ledger as ledger_lib
-from acestep_jax.data import mixture, shards, sources, transforms
-from acestep_jax.tasks.tokens import load_tokenizer
+from acestep_jax.data import mixture, sources, transforms
+from acestep_jax.data.examples import ExampleMaker, stack
+from acestep_jax.data.windows import Shuffled, Windows
 
 NANO_TOKENIZER = str(sources.EMBEDDED.parent / "text_encoder")
-MAX_PASSED = 64
-"""An example is looked for in so many songs; if none will do, something is wrong with the data."""
-_NO_TASK = -2
 _ENDLESS = 2**50
 """Examples of an endless stream; grain's own end, 2**63 - 1, overflows when it is divided."""
 
@@ -96,7 +94,7 @@ def make_batches(
     logging.info("Batches of the %s split: %s.", split, mixture.describe(streams, buckets))
     specs = [_spec(config, bucket, example) for bucket in buckets]
     folder = tokenizer or NANO_TOKENIZER
-    makers = [_MakeExample(songs, s.windows, specs[s.bucket], folder) for s in streams]
+    makers = [ExampleMaker(songs, s.windows, specs[s.bucket], folder) for s in streams]
     return Batches(
         songs,
         list(zip(streams, makers)),
@@ -147,76 +145,13 @@ def _open_songs(
     return sources.Songs(folders, split)
 
 
-class _MakeExample:
-    """Makes the example of a window, or of another if that one's song is not fit for any.
-
-    Opens the tokenizer where it is used, once a process.
-    """
-
-    def __init__(
-        self,
-        songs: sources.SongSource,
-        windows: sources.Windows,
-        spec: transforms.ExampleSpec,
-        tokenizer: str,
-    ) -> None:
-        self._songs, self._windows, self._spec, self._folder = songs, windows, spec, tokenizer
-        self._silence = songs.silence_latent[0]
-        self._tokenizer = None
-
-    def __call__(self, window: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._folder)
-        passed = np.full(MAX_PASSED, -1, np.int32)
-        for i in range(MAX_PASSED):
-            song, first = window
-            try:
-                return self._make(song, first, rng) | {"passed": passed}
-            except shards.BadRecord as error:
-                passed[i], reason = song, error
-            except transforms.NoTask as error:
-                passed[i], reason = _NO_TASK, error
-            window = self._windows[int(rng.integers(len(self._windows)))]
-        raise ledger_lib.TooManyBadSongs(
-            f"{MAX_PASSED} songs were drawn for one example and none of them would do; the last: "
-            f"{self._songs.place(song)}: {reason}. Tasks in training: {dict(self._spec.tasks)}; "
-            "tasks on stems need a folder of songs that have them."
-        )
-
-    def _make(self, song: int, first: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        record = self._songs.record(song)
-        return transforms.make_example(
-            record, first, self._spec, self._silence, self._tokenizer, rng
-        )
-
-    def explain(self, song: int) -> str:
-        """Names a bad song and says what is wrong with it."""
-        try:
-            transforms.require_precomputed(self._songs.record(song), self._spec)
-        except shards.BadRecord as error:
-            return f"{self._songs.place(song)}: {error}"
-        return f"{self._songs.place(song)}: it could not be read a moment ago"
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_tokenizer": None}
-
-
-def _stack(examples: Sequence[dict[str, np.ndarray]]) -> tuple[batch_lib.Batch, dict]:
-    """Stacks examples into a batch, and beside it what the ledger counts."""
-    notes = {name: np.stack([example[name] for example in examples]) for name in _NOTES}
-    return batch_lib.stack_examples(examples), notes
-
-
-_NOTES = ("task", "wanted", "passed")
-
-
 class Batches:
     """An endless iterator over `batch.Batch` whose position can be saved and restored."""
 
     def __init__(
         self,
         songs: sources.Songs | sources.Synthetic,
-        streams: Sequence[tuple[mixture.Stream, _MakeExample]],
+        streams: Sequence[tuple[mixture.Stream, ExampleMaker]],
         buckets: Sequence[mixture.Bucket],
         *,
         seed: int,
@@ -236,7 +171,7 @@ class Batches:
 
     def _mix(
         self,
-        streams: Sequence[tuple[mixture.Stream, _MakeExample]],
+        streams: Sequence[tuple[mixture.Stream, ExampleMaker]],
         seed: int,
         index: int,
         count: int,
@@ -254,7 +189,7 @@ class Batches:
                     shares.append(stream.share)
             if parts:
                 examples = grain.MapDataset.mix(parts, shares) if len(parts) > 1 else parts[0]
-                blocks = examples[:_ENDLESS].batch(bucket.batch_size // count, batch_fn=_stack)
+                blocks = examples[:_ENDLESS].batch(bucket.batch_size // count, batch_fn=stack)
                 of_buckets.append(blocks[index::count])
         shares = [share for share in mixture.batch_shares(self._streams, self.buckets) if share]
         return grain.MapDataset.mix(of_buckets, shares) if len(of_buckets) > 1 else of_buckets[0]
@@ -331,12 +266,12 @@ class Batches:
         self._iterator = None
 
 
-def _shuffle(windows: sources.Windows, seed: int) -> Any:
+def _shuffle(windows: Windows, seed: int) -> Any:
     """Puts windows into an endless order; the seed also serves the draws that follow."""
     import grain
 
-    if len(windows) <= sources.Shuffled.LARGEST:
-        order = sources.Shuffled(windows, seed, _ENDLESS)
+    if len(windows) <= Shuffled.LARGEST:
+        order = Shuffled(windows, seed, _ENDLESS)
         return grain.MapDataset.source(order).seed(seed)
     return grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
 

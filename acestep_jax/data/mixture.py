@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from acestep_jax.data import sources
+from acestep_jax.data.windows import Windows
 from acestep_jax.tasks import edits
 
 
@@ -111,7 +112,7 @@ class Stream(NamedTuple):
     """
 
     bucket: int
-    windows: sources.Windows
+    windows: Windows
     share: float
 
 
@@ -145,7 +146,7 @@ def plan(
     streams = []
     for group, weight in enumerate(folder_weights or (1.0,)):
         cut = [
-            sources.Windows(songs, np.flatnonzero((groups == group) & (places == i)), b.num_frames)
+            Windows(songs, np.flatnonzero((groups == group) & (places == i)), b.num_frames)
             for i, b in enumerate(buckets)
         ]
         total = sum(map(len, cut))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acestep_jax.data import labels as labels_lib
-from acestep_jax.data import loader, shards, sources, transforms
+from acestep_jax.data import loader, shards, sources, transforms, windows
 from acestep_jax.training import config as config_lib
 
 CHANNELS = 4
@@ -124,7 +124,7 @@ def test_processes_share_each_batch_between_them_in_order(folder):
 
 @pytest.mark.parametrize("largest", [2**14, 0], ids=["small", "large"])
 def test_every_window_is_read_once_an_epoch_in_sets_of_either_kind(folder, largest, monkeypatch):
-    monkeypatch.setattr(sources.Shuffled, "LARGEST", largest)
+    monkeypatch.setattr(windows.Shuffled, "LARGEST", largest)
     batches = _batches(folder, batch_size=18)
     for _ in range(2):  # every epoch, in another order
         songs = next(batches).latents[:, 0, 0].astype(int)
