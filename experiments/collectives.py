@@ -62,7 +62,7 @@ def moved(
         (places, mesh_lib.parameter_shardings(frozen, mesh), songs),
     )
     with jax.set_mesh(mesh):
-        step = dit.make_train_step(dit.Setting(config, networks, None), trained, places)
+        step = jax.jit(dit.make_train_step(dit.Setting(config, networks, None), trained, places))
         return collectives.read(step.lower(*arguments).compile().as_text())
 
 
@@ -73,14 +73,14 @@ def wanted(config: TrainDiT, networks: Networks, mesh: jax.sharding.Mesh) -> flo
     there and not the kernels; and of the embedding table, of which only the rows looked up do.
     """
     trained, frozen = models.split(models.shapes(networks), config.trained)
-    trained["dit"] = {k: v for k, v in trained["dit"].items() if k != "time_embed_r"}
+    kept = {name: part for name, part in trained["dit"].items() if name != "time_embed_r"}
     text = {"layers": frozen["text_encoder"]["layers"]}
 
     def must(params: Params, *, trained: bool = True) -> float:
         places = mesh_lib.parameter_shardings(params, mesh)
         return collectives.fsdp_bytes(params, places, trained=trained)
 
-    return must(trained) + must(text, trained=False)
+    return must({**trained, "dit": kept}) + must(text, trained=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -192,7 +192,7 @@ def _describe(
 
 
 def _bytes(shape: re.Match[str]) -> int:
-    bits = _ITEM_BITS.get(shape[1]) or int(re.match(r"[a-z]+(\d+)", shape[1])[1])
+    bits = _ITEM_BITS.get(shape[1]) or int(re.findall(r"\d+", shape[1])[0])
     return math.ceil(bits * math.prod(int(n) for n in shape[2].split(",") if n) / 8)
 
 
