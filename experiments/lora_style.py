@@ -179,7 +179,6 @@ def runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 workdir=str(arguments.workdir / f"{songs.name}_{seed}"),
                 seed=seed,
                 data=dataclasses.replace(plan.data, shards=str(songs)),
-                prior=str(own),
                 control=str(control),
                 report=seed == arguments.seeds[0],
             )

@@ -16,17 +16,19 @@ def get_config(quick: bool = False) -> TrainLoRA:
     """Gives the run; `quick` takes two steps of random networks."""
     config = TrainLoRA(
         name="nano_lora",
-        num_steps=200,
+        num_steps=120,
         model=Model(
             weights="asset:nano/acestep-v15-nano",
             text_weights="asset:nano/text_encoder",
             vae_weights="asset:nano/vae",
         ),
         optimizer=Optimizer(
-            peak_lr=1e-3, warmup_steps=20, schedule="cosine", final_lr_ratio=0.01, b2=0.999
+            peak_lr=1e-3, warmup_steps=12, schedule="cosine", final_lr_ratio=0.01, b2=0.999
         ),
         data=Data(shards="data/shards/style", batch_size=8, num_frames=128),
+        prior="+",  # the songs that ship with the package
+        prior_weight=4.0,  # with 2, the error of other songs rose by 0.9 %
         log_every=10,
-        save_every=100,
+        save_every=40,
     )
     return toy_adapters(config) if quick else config
