@@ -38,6 +38,7 @@ import optax
 from absl import logging
 from jax.experimental import multihost_utils
 
+from acestep_jax.data import loader
 from acestep_jax.data.batch import Batch
 from acestep_jax.ops import codes as codes_lib
 from acestep_jax.ops import flow, losses, timesteps
@@ -305,7 +306,8 @@ def held_out_pairs(config: TrainTokenizer) -> Iterator[tuple[Batch, Batch]]:
 
     def opened(task: str) -> Iterator[Batch]:
         data = dataclasses.replace(config.data, tasks=((task, 1.0),))
-        return models.open_batches(dataclasses.replace(config, data=data, seed=0), "validation")
+        reader = str(models.tokenizer_folder(config.model))
+        return loader.make_batches(data, seed=0, split="validation", tokenizer=reader)
 
     return zip(opened("cover"), opened("text2music"), strict=True)
 
@@ -355,7 +357,7 @@ def prepare(config: TrainTokenizer, loaded: Loaded) -> Loaded:
     params = dict(loaded.params)
     if config.fresh:
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
-        params |= codec_lib.draw_params(networks, key)
+        params |= jax.jit(codec_lib.draw_params, static_argnums=0)(networks, key)
     return dataclasses.replace(loaded, networks=networks, params=params)
 
 

@@ -30,7 +30,7 @@ from acestep_jax.nn.config import MODELS
 from acestep_jax.training import cli, files, models
 from acestep_jax.training.config import Data, Model, Optimizer
 from acestep_jax.training.models import Loaded
-from acestep_jax.training.recipes.tokenizer import COVERS, TrainTokenizer
+from acestep_jax.training.recipes.tokenizer import TrainTokenizer
 from train import tokenizer
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -73,8 +73,8 @@ def plan(shards: str, quick: bool) -> TrainTokenizer:
     )
     return TrainTokenizer(
         name="tokenizer_ablation",
-        num_steps=60 if quick else 600,
-        reconstruct_steps=20 if quick else 200,
+        num_steps=30 if quick else 400,
+        reconstruct_steps=10 if quick else 150,
         model=Model(text_weights=TEXT_ENCODER),
         codec=rule,
         decoder=rule,
@@ -86,9 +86,9 @@ def plan(shards: str, quick: bool) -> TrainTokenizer:
             text_tokens=64,
             lyric_tokens=32,
             timbre_frames=16,
-            tasks=COVERS,
+            tasks=(("text2music", 0.25), ("cover", 0.75)),
         ),
-        eval_batches=2 if quick else 16,
+        eval_batches=2 if quick else 12,
         log_every=20,
         save_every=200,
         keep=1,
@@ -181,40 +181,60 @@ def _shown(value: tuple[float, float | None] | None, digits: int, *, sign: bool 
     return text if half is None else f"{text} ± {half:.{digits}f}"
 
 
+def finish(config: TrainTokenizer, variant: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Gives the numbers of one run, which is trained unless it was.
+
+    Raises:
+      SystemExit: if a run of another recipe is in the folder.
+    """
+    path = pathlib.Path(config.workdir) / "result.json"
+    if not path.exists():
+        row = {"variant": variant, "seed": config.seed, **run(config)}
+        files.write_atomically(path, json.dumps({"recipe": recipe, **row}) + "\n")
+    row = json.loads(path.read_text())
+    if row.pop("recipe") != recipe:
+        raise SystemExit(f"{path} is of another recipe; move it, or name another --workdir.")
+    return row
+
+
+def collect(folder: pathlib.Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Reads the runs of a recipe that are done, also those of other processes."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    rows = [row for row in found if row.pop("recipe") == recipe]
+    names = list(VARIANTS)
+    return sorted(rows, key=lambda row: (names.index(row["variant"]), row["seed"]))
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs what is missing, writing results after every run."""
+    """Runs what is missing, writing the results anew after every run."""
     args = _parse(argv)
     compilation.enable_cache()
     base = plan(args.shards, args.quick)
-    out = pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     name = "ablation_quick" if args.quick else "ablation"
-    path = out / f"{name}.json"
+    out, folder = pathlib.Path(args.out), pathlib.Path(args.workdir) / name
+    out.mkdir(parents=True, exist_ok=True)
     recipe = {key: value for key, value in cli.to_json(base).items() if key != "workdir"}
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        saved = json.loads(path.read_text())
-        if saved["recipe"] != recipe:
-            raise SystemExit(f"{path} is of another recipe; move it, or name another --out.")
-        rows = saved["runs"]
-    for variant, seed in order(range(1 if args.quick else args.seeds)):
-        if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
-            continue
-        workdir = pathlib.Path(args.workdir) / name / f"{variant.replace(' ', '_')}_{seed}"
-        changes = VARIANTS[variant] | {"seed": seed, "workdir": str(workdir)}
-        rows.append({"variant": variant, "seed": seed, **run(dataclasses.replace(base, **changes))})
-        summary = summarise(rows)
-        report = {"recipe": recipe, "runs": rows, "summary": summary}
-        files.write_atomically(path, json.dumps(report, indent=1) + "\n")
-        files.write_atomically(path.with_suffix(".md"), table(summary))
-        print(table(summary), flush=True)
-    return {"runs": rows, "summary": summarise(rows)}
+    report: dict[str, Any] = {}
+    for variant, seed in order([0] if args.quick else args.seeds):
+        workdir = str(folder / f"{variant.replace(', ', '_').replace(' ', '_')}_{seed}")
+        changed = dataclasses.replace(base, seed=seed, workdir=workdir, **VARIANTS[variant])
+        finish(changed, variant, recipe)
+        rows = collect(folder, recipe)
+        report = {"recipe": recipe, "runs": rows, "summary": summarise(rows)}
+        files.write_atomically(out / f"{name}.json", json.dumps(report, indent=1) + "\n")
+        files.write_atomically(out / f"{name}.md", table(report["summary"]))
+        print(table(report["summary"]), flush=True)
+    return report
 
 
 def order(seeds: Sequence[int]) -> list[tuple[str, int]]:
-    """Lists the runs: poolers seed by seed, so that a stop leaves whole seeds; then the rest."""
+    """Lists the runs: poolers seed by seed, so that a stop leaves whole seeds; then the rest.
+
+    Each seed begins with another pooler: processes that start together compile different programs.
+    """
     poolers, others = list(VARIANTS)[:3], list(VARIANTS)[3:]
-    return [(name, seed) for group in (poolers, others) for seed in seeds for name in group]
+    first = [(poolers[(seed + i) % 3], seed) for seed in seeds for i in range(3)]
+    return first + [(name, seed) for seed in seeds for name in others]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -225,7 +245,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     shards = "data/shards/own,data/shards/real"
     parser.add_argument("--shards", default=shards, help=f"folders ({shards}); + is the embedded")
-    parser.add_argument("--seeds", type=int, default=3, help="runs a variant (3)")
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[0, 1, 2],
+        help="which seeds (0,1,2); other processes may run others at the same time",
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, a few steps")
     parser.add_argument("--workdir", default="runs", help="where the runs are (runs)")
     parser.add_argument("--out", default=str(RESULTS), help="where the results go")

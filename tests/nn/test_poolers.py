@@ -34,8 +34,8 @@ def test_all_poolers_are_equally_large(preset, pooler, depth):
 def _run(pooler):
     module = AudioTokenizer(tiny.CONFIG, pooler=pooler)
     latents = jax.random.normal(jax.random.key(0), (2, 15, 4))
-    params = module.init(jax.random.key(1), latents, latents)
-    return lambda x: module.apply(params, x, x, method="pool"), latents
+    params = jax.jit(module.init)(jax.random.key(1), latents, latents)
+    return jax.jit(lambda x: module.apply(params, x, x, method="pool")), latents
 
 
 @pytest.mark.parametrize("pooler", POOLERS)

@@ -1,5 +1,7 @@
 """Code use in known cases, and wrong codes that are neighbours of the right ones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,8 @@ def test_use_of_a_codebook_with_one_dead_level_is_said():
 @pytest.mark.parametrize("levels", [LEVELS, (2, 3)])
 def test_a_wrong_code_is_one_step_away_along_one_channel(levels):
     codes = jnp.asarray(RNG.integers(0, np.prod(levels), (40, 100)), jnp.int32)
-    wrong = codes_lib.step_aside(jax.random.key(0), codes, levels, 0.3)
+    step_aside = functools.partial(codes_lib.step_aside, levels=levels, probability=0.3)
+    wrong = jax.jit(step_aside)(jax.random.key(0), codes)
     steps = fsq.digits_from_codes(wrong, levels) - fsq.digits_from_codes(codes, levels)
     moved = np.abs(np.asarray(steps)).sum(-1)
     assert set(moved.ravel().tolist()) == {0, 1}
@@ -59,4 +62,6 @@ def test_a_wrong_code_is_one_step_away_along_one_channel(levels):
 
 def test_without_noise_codes_stay():
     codes = jnp.arange(1000)
-    np.testing.assert_array_equal(codes_lib.step_aside(jax.random.key(0), codes, LEVELS, 0.0), codes)
+    np.testing.assert_array_equal(
+        codes_lib.step_aside(jax.random.key(0), codes, LEVELS, 0.0), codes
+    )
