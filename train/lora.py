@@ -84,16 +84,16 @@ class Songs(NamedTuple):
 
 
 def adapter_loss(
-    adapters: Params, setting: Setting, frozen: Params, batch: Songs, key: Key
+    config: TrainLoRA, adapters: Params, setting: Setting, frozen: Params, batch: Songs, key: Key
 ) -> tuple[Array, Metrics]:
-    """Evaluates the loss of the base with adapters; arguments as those of `dit.flow_loss`."""
+    """Evaluates the loss of the base with adapters; other arguments as of `dit.flow_loss`."""
     flow_key, prior_key, dropout_key = jax.random.split(key, 3)
-    trained = adapted(setting.config, frozen["dit"], adapters, dropout_key)
+    trained = adapted(config, frozen["dit"], adapters, dropout_key)
     loss, metrics = dit.flow_loss(trained, setting, frozen, batch.style, flow_key)
     if batch.prior is None:
         return loss, metrics
     pull = prior_loss(trained, setting, frozen, batch.prior, prior_key)
-    return loss + setting.config.prior_weight * pull, metrics | {"loss/prior": pull}
+    return loss + config.prior_weight * pull, metrics | {"loss/prior": pull}
 
 
 def prior_loss(trained: Params, setting: Setting, frozen: Params, batch: Batch, key: Key) -> Array:
@@ -146,14 +146,14 @@ class SongBatches:
 
 
 def make_measure(
-    setting: Setting, frozen: Params, mesh: jax.sharding.Mesh
+    config: TrainLoRA, setting: Setting, frozen: Params, mesh: jax.sharding.Mesh
 ) -> Callable[[Params], dict[str, float]]:
     """Gives adapters ({}: the base alone) -> errors on the held-out songs and on the control.
 
     Both come from the validation split; noise and times are the same for whatever is measured. With
     `eval_batches` 0 nothing is.
     """
-    config, evaluate = setting.config, dit.make_evaluate(setting)
+    evaluate = dit.make_evaluate(setting)
     sets = {"eval": config.data.shards}
     sets |= {"control": config.control} if config.control else {}
 
@@ -211,8 +211,9 @@ def main(config: TrainLoRA) -> None:
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches)
         places = shardings(jax.eval_shape(init))
-        train_step = run.counted(dit.make_train_step(setting, fresh, places, adapter_loss))
-        measure = make_measure(setting, frozen, mesh)
+        loss = functools.partial(adapter_loss, config)
+        train_step = run.counted(dit.make_train_step(setting, fresh, places, loss))
+        measure = make_measure(config, setting, frozen, mesh)
         listener = listen.open_listener(config, setting.networks, mesh)
 
         def hear(adapters: Params) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ CONFIG = TrainLoRA(
 CONFIG_WITHOUT_PRIOR = dataclasses.replace(CONFIG, data=Data(shards="synthetic", num_frames=8))
 LOADED = models.Loaded(tiny.networks(), tiny.params(), None)
 SETTING = train_lora.make_setting(CONFIG, LOADED, None)
+LOSS = functools.partial(train_lora.adapter_loss, CONFIG)
 
 
 def songs(seed, prior=None):
@@ -44,7 +45,7 @@ def fresh():
 
 @pytest.fixture(scope="module")
 def train_step(fresh):
-    return dit.make_train_step(SETTING, fresh, None, train_lora.adapter_loss)
+    return dit.make_train_step(SETTING, fresh, None, LOSS)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_eight_devices_train_as_one(fresh, two_steps, devices):
     with jax.set_mesh(mesh):
         state = dit.make_state(CONFIG, fresh)
         places = mesh_lib.state_shardings(state, mesh)
-        step = dit.make_train_step(SETTING, fresh, places, train_lora.adapter_loss)
+        step = dit.make_train_step(SETTING, fresh, places, LOSS)
         frozen = tiny.params()
         state, metrics = step(
             jax.device_put(state, places),

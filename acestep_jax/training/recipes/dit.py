@@ -47,7 +47,8 @@ class TrainDiT(Run):
     trained: tuple[str, ...] = ("^dit$", "^condition_encoder$", "^null_condition$")  # trained parts
     straight_start: bool = False  # begin a DiT without weights as a straight line (nn/straight.py)
     phases: tuple[DiTPhase, ...] = ()  # in order; they make up num_steps. Empty: one, of `data`
-    time_law: Literal["max2", "single", "uniform"] = "max2"  # training times; max2 as the release
+    # Training times: max2 as the release; turbo those at which its distilled model is sampled
+    time_law: Literal["max2", "single", "uniform", "turbo"] = "max2"
     mean_flow: MeanFlow = MeanFlow()
     condition_dropout: float = 0.15  # chance that an item trains the null condition
     masked_loss: bool = False  # leave padded frames out of the loss; the release counts them

@@ -1,7 +1,6 @@
 """Configuration of training low-rank adapters."""
 
 import dataclasses
-from typing import Literal
 
 from acestep_jax.nn.lora import LoRA
 from acestep_jax.training.config import Data, Model, Optimizer, Samples, require
@@ -17,8 +16,6 @@ class TrainLoRA(TrainDiT):
         peak_lr=1e-4, warmup_steps=100, schedule="cosine", final_lr_ratio=0.01, b2=0.999
     )
     trained: tuple[str, ...] = ("^dit$",)  # the part with adapters; there are none for others
-    # Training times: max2 is the law of the base model, turbo that of the model distilled from it
-    time_law: Literal["max2", "single", "uniform", "turbo"] = "max2"
     masked_loss: bool = True  # padded frames stay out; the release's trainer counts them
     control: str = ""  # shards of songs that should stay as they are: measured, not trained on
     prior: str = ""  # shards of other songs, at which the velocity is held to the base's
