@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from acestep_jax import weights
+from acestep_jax.data import audio as audio_lib
 from acestep_jax.data import segments
 from acestep_jax.nn.vae import VAE
 from acestep_jax.training import models, reconstruction, report
@@ -57,13 +58,17 @@ def held_out(pattern: str, every: int, count: int, samples: int) -> Clips:
     """Cuts `count` clips, evenly spread, from every so many files of a folder.
 
     Raises:
-      FileNotFoundError: if the pattern names no file.
+      FileNotFoundError: if the pattern names too few files.
     """
-    tracks = segments.load_tracks(pattern, min_seconds=samples / SAMPLE_RATE, max_seconds=75.0)
+    path = pathlib.Path(pattern)
+    files = sorted(path.parent.glob(path.name))[every - 1 :: every]  # as train/vae.py sets aside
+    if not files:
+        raise FileNotFoundError(f"{pattern} names fewer than {every} files; has data been made?")
     clips, origin = [], []
-    for i, track in enumerate(tracks[every - 1 :: every]):
+    for i, file in enumerate(files):
+        track = audio_lib.read_audio(file, min_seconds=samples / SAMPLE_RATE, max_seconds=75.0)
         for start in np.linspace(0, len(track) - samples, count + 2)[1:-1].astype(int):
-            clips.append(track[start : start + samples].astype(np.float32) / 32767)
+            clips.append(track[start : start + samples])
             origin.append(i)
     return Clips(np.stack(clips), np.array(origin))
 
