@@ -1,6 +1,6 @@
 """Does generated music have the tempo and the key that its prompt asks for?
 
-    python -m experiments.music.evaluate [--quick] [--seconds 10.24] [--guidance 2]
+    python -m experiments.music.evaluate [--quick] [--seconds 5.12] [--guidance 2]
 
 Held-out prompts (tunes that no training song has) are given to the nano DiT; two automatic judges
 (`judges.py`) estimate tempo and key of what it makes, of the autoencoder's reconstructions of the
@@ -195,8 +195,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--quick", action="store_true", help="three short clips of two steps: does it run?")
     add("--prompts", type=int, default=64, help="held-out prompts")
-    add("--seconds", type=float, default=10.24, help="length of a clip")
-    add("--steps", type=int, default=50, help="of the sampler")
+    add("--seconds", type=float, default=5.12, help="length of a clip; nano was trained on 5.12")
+    add("--steps", type=int, default=32, help="of the sampler")
     add("--guidance", type=float, default=2.0, help="strength of guidance; 1: none")
     add("--weights", default="asset:nano/acestep-v15-nano", help="diffusion package")
     add("--text_weights", default="asset:nano/text_encoder", help="text encoder")
