@@ -10,7 +10,7 @@ from acestep_jax.training.recipes.tokenizer import COVERS, TrainTokenizer, toy_t
 
 
 def get_config(quick: bool = False) -> TrainTokenizer:
-    """Gives the run; `quick` takes two steps."""
+    """Gives the run; `quick` takes six steps."""
     config = TrainTokenizer(
         name="nano_tokenizer",
         num_steps=900,

@@ -90,7 +90,7 @@ def make_sounds(
     config: TrainTokenizer, loaded: Loaded, covers: Batch, plain: Batch, num_steps: int
 ) -> dict[str, np.ndarray]:
     """Makes what is compared: {system: audio [N, W, 2]}, and "source", the reconstructions."""
-    silence = np.asarray(loaded.silence_latent[0], np.float32)
+    silence = models.open_batches(config, "validation").silence_latent[0]
     setting = tokenizer.Setting(config, Codec(loaded.networks, silence))
     codec, parts = setting.codec, loaded.params
     vectors, _ = jax.jit(codec.encode)(parts, covers.latents)

@@ -79,11 +79,11 @@ class TrainTokenizer(Run):
 
 
 def toy_tokenizer(config: TrainTokenizer) -> TrainTokenizer:
-    """Keeps a recipe's method and shrinks its sizes: two steps on made-up songs, anywhere."""
+    """Keeps a recipe's method and shrinks its sizes: six steps on made-up songs, anywhere."""
     return dataclasses.replace(
         config,
-        num_steps=2,
-        reconstruct_steps=1,
+        num_steps=6,
+        reconstruct_steps=2,
         settle_steps=0,
         start_batches=1,
         eval_batches=1,
