@@ -48,6 +48,8 @@ def make_edit(
     silence: np.ndarray,
     source: np.ndarray | None = None,
     span: tuple[int, int] | None = None,
+    *,
+    tell_span: bool = True,
 ) -> Edit:
     """Builds source, mask and cover flag of one item.
 
@@ -59,6 +61,8 @@ def make_edit(
         for text2music, which sees nothing.
       span: frames [start, end) to generate; needed to repaint, possible for lego, whose source
         stays whole also within the span. The other tasks generate everywhere.
+      tell_span: False sets the mask to 1 everywhere, as one of the release's modes does: the span
+        then shows in the source alone.
 
     Raises:
       ValueError: for an unknown task, a source or a span that the task cannot have, or a span that
@@ -75,6 +79,8 @@ def make_edit(
         seen = fill_up(source, num_frames, silence)
     if task == "repaint":
         seen = np.where(mask[:, None] > 0, silence_frames(silence, num_frames), seen)
+    if not tell_span:
+        mask = np.ones(num_frames, np.float32)
     return Edit(seen, mask, np.array(task == "cover"))
 
 

@@ -92,15 +92,18 @@ def extended_source(request: Request) -> np.ndarray:
 
 
 def span_frames(request: Request, frames: int) -> tuple[int, int] | None:
-    """Gives the frames [start, end) of a request's span, at least one."""
+    """Gives the frames [start, end) of a request's span."""
     if request.span is None:
         return None
-    start, end = request.span
-    before, _ = request.added_seconds
-    length = frames / units.FRAME_RATE
+    (start, end), (before, _) = request.span, request.added_seconds
+    last = frames / units.FRAME_RATE if end is None else end + before
+    return frames_between(start + before, last, frames)
+
+
+def frames_between(start: float, end: float, frames: int) -> tuple[int, int]:
+    """Gives the frames [first, last) between two times in seconds, at least one of `frames`."""
     first, last = (
-        int((value + before) * units.SAMPLE_RATE // units.SAMPLES_PER_FRAME)
-        for value in (start, length if end is None else end)
+        int(seconds * units.SAMPLE_RATE // units.SAMPLES_PER_FRAME) for seconds in (start, end)
     )
     first = min(max(first, 0), frames - 1)
     return first, min(max(last, first + 1), frames)

@@ -26,7 +26,7 @@ from acestep_jax import units, weights
 from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE, Posterior
-from acestep_jax.ops import corrections, editing, flow
+from acestep_jax.ops import corrections, editing, flow, levels
 from acestep_jax.sampling import buckets, sampler, schedule, tiles
 from acestep_jax.sampling import flow as sampling_flow
 from acestep_jax.sampling.steering import Hold
@@ -285,17 +285,17 @@ class Pipeline:
         )
 
     def finish(self, request: Request, latents: np.ndarray) -> np.ndarray:
-        """Decodes a song, and splices a repaint into its source's samples."""
+        """Decodes a song to its peak level, or splices a repaint into its source's samples."""
         audio = self.decode(latents)
         share = KEEPING[request.keeping]
         span = inputs.span_frames(request, len(latents))
         if request.task != "repaint" or not share or span is None:
-            return audio / max(1.0, float(np.abs(audio).max()))
+            return np.asarray(levels.normalize_peak(audio))
         mask = np.zeros((1, len(audio)), bool)
         mask[0, slice(*(frame * units.SAMPLES_PER_FRAME for frame in span))] = True
         source = inputs.extended_source(request)[: len(audio)]
         ramp = int(_SPLICE_SECONDS * share * units.SAMPLE_RATE)
-        clipped = np.clip(audio, -1.0, 1.0)  # dividing would change what must be kept
+        clipped = np.clip(audio, -1.0, 1.0)  # scaling would change what must be kept
         return np.asarray(editing.crossfade(clipped[None], source[None], mask, ramp))[0]
 
 

@@ -5,27 +5,30 @@ one is a function in the table. Arrays are laid out as in the official code; our
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_prompts
 from parity_cases import Arrays, load_model, load_qwen3, load_vae
 
 from acestep_jax import weights
+from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.condition import ConditionEncoder
 from acestep_jax.nn.config import ModelConfig
 from acestep_jax.nn.dit import DiT
 from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.nn.tokenizer import AudioTokenizer, Detokenizer
 from acestep_jax.nn.vae import VAE
-from acestep_jax.ops import corrections, solvers, timesteps
+from acestep_jax.ops import corrections, levels, solvers, timesteps
 from acestep_jax.ops import flow as ops_flow
 from acestep_jax.sampling import sampler, schedule
 from acestep_jax.sampling.steering import Hold, Steering
-from acestep_jax.tasks import condition
+from acestep_jax.tasks import condition, tokens
 from acestep_jax.typing import Array
 
 Params = Mapping[str, Any]
@@ -305,6 +308,65 @@ def _context(model: weights.Model, inputs: Arrays) -> Array:
     return condition.frame_context(jnp.asarray(source), chunk_masks, hints, inputs["is_covers"])
 
 
+def generate(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
+    """Goes from requests as strings to latents and audio, as the official handler does."""
+    model = load_model(folder / params["model"])
+    text = load_qwen3(folder / "Qwen3-Embedding-0.6B")
+    tokenizer = tokens.load_tokenizer(str(folder / "Qwen3-Embedding-0.6B"))
+    networks = model_lib.build_networks(model.config, text.config)
+    batch = _handler_batch(params["requests"], tokenizer, model, len(inputs["noise"][0]))
+    everything = model.params | {"text_encoder": text.params}
+    made = _conditions(networks, everything, batch, model.silence_latent)
+    hints, context = inputs.get("precomputed_lm_hints_25hz"), made.context
+    if hints is not None:
+        covers = np.full(len(hints), params["is_cover"])
+        mask = jnp.asarray(batch.edit_mask)
+        context = condition.frame_context(jnp.asarray(batch.source_latents), mask, hints, covers)
+    times = _times(model.config, params["sampler"])
+    steering = _steering(model.config, params["sampler"], inputs, len(times) - 1)
+    latents, _ = _trajectory(
+        networks.dit,
+        solvers.euler,
+        everything["dit"],
+        (made.tokens, context, everything["null_condition"], None, steering),
+        jnp.asarray(inputs["noise"]),
+        (times, None),
+    )
+    vae = load_vae(folder / "vae")
+    audio = levels.normalize_peak(run(VAE(vae.config), vae.params, latents, method="decode"))
+    return {
+        "latents": latents,
+        "audio": audio.swapaxes(1, 2),
+        "text_ids": batch.text_tokens,
+        "lyric_ids": batch.lyric_tokens,
+    }
+
+
+def _handler_batch(
+    requests: Sequence[Mapping[str, Any]], tokenizer: Any, model: weights.Model, frames: int
+) -> Any:
+    """Lays out what the official handler feeds text2music with: silence wherever nothing is."""
+    texts = [parity_prompts.texts(request) for request in requests]
+    arrays = {}
+    for name, column in zip(("text", "lyric"), zip(*texts, strict=True), strict=True):
+        room = max(len(tokenizer.encode(text).ids) for text in column)
+        pairs = [tokens.tokenize(tokenizer, text, room) for text in column]
+        ids, masks = map(np.stack, zip(*pairs, strict=True))
+        arrays |= {f"{name}_tokens": ids, f"{name}_mask": masks}
+    silence = np.asarray(model.silence_latent)
+    return types.SimpleNamespace(
+        **arrays,
+        timbre_latents=np.repeat(silence[:, : model.config.timbre_fix_frame], len(texts), axis=0),
+        source_latents=np.repeat(silence[:, :frames], len(texts), axis=0),
+        edit_mask=np.ones((len(texts), frames), np.float32),
+        is_cover=np.zeros(len(texts), bool),
+    )
+
+
+def _conditions(networks: Any, params: Params, batch: Any, silence: Array) -> Any:
+    return condition.make_conditions(networks, params, batch, silence, covers=False)
+
+
 OPERATIONS: dict[str, Operation] = {
     "dit_velocity": dit_velocity,
     "encode_condition": encode_condition,
@@ -315,11 +377,11 @@ OPERATIONS: dict[str, Operation] = {
     "text_encode": text_encode,
     "lm_forward": lm_forward,
     "sample": sample,
+    "generate": generate,
 }
 """Operations by their name in a manifest."""
 
 LATER = {
-    "generate": "text to audio",
     "lm_greedy": "decoding with the planner",
     "lm_cfg_greedy": "decoding with the planner",
 }

@@ -7,6 +7,7 @@ yet are printed as `later` and counted neither as passed nor as failed.
 """
 
 import argparse
+import json
 import sys
 import time
 import traceback
@@ -18,6 +19,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import jax  # noqa: E402
 import parity_cases  # noqa: E402
 import parity_operations  # noqa: E402
+import parity_prompts  # noqa: E402
 
 
 def run_case(case: parity_cases.Case, layout: str = "official") -> list[parity_cases.Outcome]:
@@ -58,6 +60,18 @@ def report(case: parity_cases.Case, layout: str) -> str:
     return state.lower()
 
 
+def report_prompts(folder: Path, content: dict) -> list[str]:
+    """Checks the entries of `prompts.json`, prints a line each and returns their states."""
+    states = []
+    for name, check in parity_prompts.checks(folder, content):
+        problem = check()
+        states.append("failed" if problem else "passed")
+        print(f"FAILED  {name}: {problem}" if problem else f"passed  {name}", flush=True)
+    if "lm" in content:
+        print("later   prompts_lm: needs the planner's prompts")
+    return states
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the folder named on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -71,11 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in parity_cases.read_cases(arguments.folder)
         if only is None or case.op == only or case.id.startswith(only)
     ]
-    if not cases:
+    if not cases and only != "prompts":
         parser.error(f"no case is called {only!r}, and no operation either")
     states = [report(case, arguments.layout) for case in cases]
-    if (arguments.folder / "prompts.json").is_file() and only in (None, "prompts"):
-        print("later   prompts.json: needs prompts and plans as text and tokens")
+    prompts = arguments.folder / "prompts.json"
+    if prompts.is_file() and only in (None, "prompts"):
+        states += report_prompts(arguments.folder, json.loads(prompts.read_text("utf-8")))
     if "later" in states:
         print(f"{states.count('later')} later")
     print(f"{states.count('passed')} passed, {states.count('failed')} failed")

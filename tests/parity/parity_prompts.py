@@ -1,0 +1,95 @@
+"""What `prompts.json` of a parity folder holds: the DiT's prompts, spans and constants.
+
+Each entry is one check; `checks` names them. The planner's part (`lm`) is not built yet.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acestep_jax.tasks import edits, inputs, prompt, tokens
+
+
+def texts(request: Mapping[str, Any]) -> tuple[str, str]:
+    """Writes the caption prompt and the lyric prompt of an official request."""
+    task = "cover" if request["audio_codes"] else request["task_type"]
+    tracks = request["complete_track_classes"] or request["track_name"] or ()
+    tracks = (tracks,) if isinstance(tracks, str) else tuple(tracks)
+    caption = prompt.caption_prompt(
+        request["caption"],
+        instruction=request["instruction"] or prompt.task_instruction(task, tracks),
+        bpm=request["bpm"],
+        keyscale=request["keyscale"],
+        timesignature=request["timesignature"],
+        duration=request["duration"],
+    )
+    return caption, prompt.lyric_prompt(request["lyrics"], request["vocal_language"])
+
+
+def checks(folder: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yields the name of each check and the function that makes it; an empty result is right."""
+    tokenizer = tokens.load_tokenizer(str(folder / content["tokenizer"]))
+    for i, entry in enumerate(content["dit"]):
+        yield f"prompts_dit_{i}", lambda entry=entry: _check_texts(entry, tokenizer)
+    for i, entry in enumerate(content["chunk_masks"]):
+        yield f"prompts_mask_{i}", lambda entry=entry: _check_masks(entry)
+    yield "prompts_constants", lambda: _check_constants(content["constants"])
+
+
+def _check_texts(entry: Mapping[str, Any], tokenizer: Any) -> str:
+    wrong = []
+    limits = {"text": prompt.MAX_CAPTION_TOKENS, "lyric": prompt.MAX_LYRIC_TOKENS}
+    for (name, limit), text in zip(limits.items(), texts(entry["request"]), strict=True):
+        ids, mask = tokens.tokenize(tokenizer, text, limit)
+        if text != entry[name]:
+            wrong.append(f"{name} is {text!r}, not {entry[name]!r}")
+        if ids[mask].tolist() != entry[f"{name}_ids"]:
+            wrong.append(f"{name}_ids differ")
+    return "; ".join(wrong)
+
+
+def _check_masks(entry: Mapping[str, Any]) -> str:
+    frames, task = entry["latent_length"], entry["task_type"]
+    silence, song = np.zeros((frames, 1)), np.ones((frames, 1))
+    span = None
+    if entry["start_s"] is not None:
+        span = inputs.frames_between(entry["start_s"], entry["end_s"], frames)
+    hidden = entry["chunk_mask_mode"] == "auto"
+    source = None if task == "text2music" else song
+    edit = edits.make_edit(task, frames, silence, source, span, tell_span=not hidden)
+    seen = np.ones(frames) if source is None else edit.source_latents[:, 0]
+    inside = np.zeros(frames)
+    if span is not None:
+        inside[slice(*span)] = 1
+    got = {
+        "chunk_mask": _digits(edit.edit_mask),
+        "src_is_source": _digits(seen),
+        "is_cover": bool(edit.is_cover),
+        "repaint_mask": None if span is None else _digits(inside),
+    }
+    return "; ".join(f"{k} is {v}, not {entry[k]}" for k, v in got.items() if v != entry[k])
+
+
+def _digits(values: np.ndarray) -> str:
+    return "".join(str(int(value)) for value in values)
+
+
+def _check_constants(constants: Mapping[str, Any]) -> str:
+    got = {name: prompt.task_instruction(name) for name in ("text2music", "repaint", "cover")}
+    got["cover-nofsq"] = prompt.task_instruction("cover")
+    fields = {"extract": "TRACK_NAME", "lego": "TRACK_NAME", "complete": "TRACK_CLASSES"}
+    for name, field in fields.items():
+        got[f"{name}_default"] = prompt.task_instruction(name)
+        got[name] = prompt.task_instruction(name, ("fx",)).replace("FX", f"{{{field}}}")
+    wanted = constants["task_instructions"]
+    wrong = [f"{k}: {got.get(k)!r}, not {v!r}" for k, v in wanted.items() if got.get(k) != v]
+    if list(prompt.LANGUAGES) != constants["valid_languages"]:
+        wrong.append("valid_languages differ")
+    pieces = constants["sft_gen_prompt"].split("{}")
+    if prompt.caption_prompt("c", instruction="i:") != (
+        f"{pieces[0]}i:{pieces[1]}c{pieces[2]}{prompt.metadata_block()}{pieces[3]}"
+    ):
+        wrong.append("sft_gen_prompt differs")
+    return "; ".join(wrong)
