@@ -74,7 +74,7 @@ def separate(config: Distill, params: Params) -> Params:
 
 def make_state(game: Game, teacher: Params) -> TrainState:
     """Starts student and fake score as the teacher, and the discriminator at random."""
-    start = models.cast(teacher, "float32")
+    start = jax.tree.map(lambda x: x.astype(jnp.float32), teacher)
     params = {"student": start, "fake": start}
     if game.adversary is not None:
         key = jax.random.fold_in(jax.random.key(game.config.seed), 1)

@@ -14,17 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.nn.layers import time_features
+from acestep_jax.ops import masks
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
-_FREQUENCIES = 64
-
-
-def time_features(t: Array) -> Array:
-    """Embeds times [B] as cosines and sines of t 1000 / 10000^(k / 64): [B, 128]."""
-    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(_FREQUENCIES) / _FREQUENCIES)
-    angles = 1000.0 * t.astype(jnp.float32)[:, None] * frequencies[None]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+_TIME_FEATURES = 128
 
 
 def pool_condition(condition: Array, condition_mask: Array | None = None) -> Array:
@@ -34,12 +29,6 @@ def pool_condition(condition: Array, condition_mask: Array | None = None) -> Arr
         return jnp.mean(condition, axis=1)
     weights = condition_mask.astype(jnp.float32)[..., None]
     return jnp.sum(weights * condition, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
-
-
-def halve_mask(mask: Array) -> Array:
-    """Halves a frame mask [B, T] -> [B, ceil(T / 2)]: a pair counts if either frame does."""
-    mask = jnp.pad(mask, ((0, 0), (0, mask.shape[1] % 2)))
-    return jnp.max(mask.reshape(mask.shape[0], -1, 2), axis=-1)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -160,24 +149,24 @@ class FeatureDiscriminator(nn.Module):
         """
         time = _time_trunk(t)
         pooled = pool_condition(condition, condition_mask)
-        logits, masks = [], []
+        logits, counted = [], []
         for layer in sorted(hidden):
             x = _dense(hidden[layer].astype(jnp.float32), self.width, f"stem_{layer}")
             mask = jnp.ones(x.shape[:2])
             if frame_mask is not None:
-                mask = halve_mask(frame_mask.astype(jnp.float32))
+                mask = masks.patches(frame_mask).astype(jnp.float32)
             for block in range(self.blocks):
                 name = f"layer_{layer}_block_{block}"
                 x = ConvNeXtBlock(self.layer_scale, name=name)(x, time, mask)
             x, mask = _downsample(x * mask[..., None], mask, self.width, f"group_{layer}")
             logits.append(ProjectionHead(name=f"head_{layer}")(x, pooled))
-            masks.append(mask)
-        return jnp.concatenate(logits, axis=1), jnp.concatenate(masks, axis=1)
+            counted.append(mask)
+        return jnp.concatenate(logits, axis=1), jnp.concatenate(counted, axis=1)
 
 
 def _time_trunk(t: Array) -> Array:
     """Turns times into the features every block reads; inside a compact module."""
-    return jax.nn.silu(_dense(time_features(t), 2 * _FREQUENCIES, "time_embed"))
+    return jax.nn.silu(_dense(time_features(t, _TIME_FEATURES), _TIME_FEATURES, "time_embed"))
 
 
 def _dense(x: Array, width: int, name: str) -> Array:
@@ -189,4 +178,4 @@ def _downsample(x: Array, mask: Array, width: int, name: str) -> tuple[Array, Ar
     """Halves time with a strided convolution; inside a compact module."""
     padding = [(0, x.shape[1] % 2)]
     x = nn.Conv(width, (2,), strides=(2,), padding=padding, name=name)(x)
-    return share_batch(x), halve_mask(mask)
+    return share_batch(x), masks.patches(mask).astype(mask.dtype)

@@ -113,14 +113,15 @@ class GatedMLP(nn.Module):
         return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-def time_features(t: Array, *, bfloat16: bool = False) -> Array:
-    """Computes cos and sin of 1000 t · 10000^(-k/128), float32 [..., 256], cosines first.
+def time_features(t: Array, count: int = TIME_FEATURES, *, bfloat16: bool = False) -> Array:
+    """Computes cos and sin of 1000 t · 10000^(-2k/count), float32 [..., count], cosines first.
 
     Args:
       t: flow times [...].
+      count: features, an even number.
       bfloat16: round t and 1000 t to bfloat16 first (`Quirks.bfloat16_times`).
     """
-    half = TIME_FEATURES // 2
+    half = count // 2
     frequencies = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     t = t.astype(jnp.float32)
     if bfloat16:
