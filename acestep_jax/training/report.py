@@ -255,20 +255,26 @@ def _svg(
         for x in x_ticks
     ]
     for i, (name, points) in enumerate(series.items()):
-        place = [(across(x), up(y)) for x, y in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
-        values = " ".join(f"{x:g},{y:.5g}" for x, y in points)
-        lines.append(
-            f'<polyline class=c{i} points="{path}" data-name="{html.escape(name)}" '
-            f'data-values="{values}"/>'
-        )
-        if len(place) == 1:
-            lines.append(f'<circle class=c{i} cx="{place[0][0]:.1f}" cy="{place[0][1]:.1f}" r=3 />')
+        lines += _curve(i, name, points, [(across(x), up(y)) for x, y in points])
     summary = html.escape(f"{', '.join(series)} over {x_label}")
     return (
         f'<svg viewBox="0 0 {width} {height}" role=img aria-label="{summary}" '
         f'data-x="{html.escape(x_label)}">{"".join(lines)}</svg>'
     )
+
+
+def _curve(index: int, name: str, points: Sequence[Point], places: Sequence[Point]) -> list[str]:
+    """Draws one series: its values, for the pointer, at its places on the canvas."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    values = " ".join(f"{x:g},{y:.5g}" for x, y in points)
+    drawn = [
+        f'<polyline class=c{index} points="{path}" data-name="{html.escape(name)}" '
+        f'data-values="{values}"/>'
+    ]
+    if len(places) == 1:
+        x, y = places[0]
+        drawn.append(f'<circle class=c{index} cx="{x:.1f}" cy="{y:.1f}" r=3 />')
+    return drawn
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
