@@ -41,7 +41,7 @@ from jax.experimental import multihost_utils
 from acestep_jax.data import loader
 from acestep_jax.data.batch import Batch
 from acestep_jax.ops import codes as codes_lib
-from acestep_jax.ops import flow, losses, timesteps
+from acestep_jax.ops import losses, timesteps
 from acestep_jax.tasks import condition
 from acestep_jax.training import cli, loop, models, optim
 from acestep_jax.training import codec as codec_lib
@@ -128,7 +128,8 @@ def joint_loss(
     t = timesteps.sample_times(
         time_key, hints.shape[:1], config.time_law, sizes.timestep_mu, sizes.timestep_sigma
     )
-    errors = velocity_error(setting, parts, scene, t, jax.random.normal(noise_key, hints.shape))
+    noise = jax.random.normal(noise_key, hints.shape)
+    errors = velocity_errors(setting, parts, scene, t, noise)
 
     mask = batch.frame_mask if config.masked_loss else None
     velocity = losses.masked_mean(errors, mask)
@@ -158,11 +159,10 @@ def with_hints(scene: Scene, hints: Array, batch: Batch) -> Scene:
     return scene.replace(context=context)
 
 
-def velocity_error(setting: Setting, parts: Params, scene: Scene, t: Array, noise: Array) -> Array:
+def velocity_errors(setting: Setting, parts: Params, scene: Scene, t: Array, noise: Array) -> Array:
     """Evaluates (2) at every frame, at times t [B]: [B, T]."""
-    velocity = scene_lib.field(setting.codec.networks, parts["dit"], scene)
-    predicted = velocity(flow.interpolate(scene.real, noise, t), t)
-    return losses.squared_error(predicted, flow.velocity_target(scene.real, noise))
+    networks = setting.codec.networks
+    return scene_lib.velocity_errors(networks, parts["dit"], scene, scene.real, noise, t)
 
 
 def reconstruct_weight(config: TrainTokenizer, step: Array) -> Array:
@@ -283,8 +283,9 @@ def make_evaluate(setting: Setting) -> Callable[[Params, Batch, Batch], Sums]:
 
         def errors(scene: Scene) -> Array:
             def at(t: Array) -> Array:
-                error = velocity_error(setting, parts, scene, jnp.full(data.shape[:1], t), noise)
-                return losses.masked_mean(error, covers.frame_mask)
+                times = jnp.full(data.shape[:1], t)
+                per_frame = velocity_errors(setting, parts, scene, times, noise)
+                return losses.masked_mean(per_frame, covers.frame_mask)
 
             return jax.lax.map(at, jnp.asarray(EVAL_TIMES))
 
