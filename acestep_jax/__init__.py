@@ -2,9 +2,9 @@
 
     import acestep_jax as ace
 
-    model = ace.load_model("acestep-v15-turbo")         # a folder, or a hub id
-    networks = ace.build_networks(model.config, ace.TEXT_ENCODERS["qwen3_embedding_0p6b"])
-    sample = ace.make_sampler(networks.dit)             # compiled on first use
+    pipe = ace.Pipeline.load("nano")  # or a folder of released weights, or a hub id
+    song = pipe("a quiet waltz for accordion", instrumental=True, duration=20, seed=7)
+    song.audio  # [samples, 2] at 48 kHz
 
 What stands here is the front door; the files behind it are one subject each.
 """
@@ -28,8 +28,12 @@ from acestep_jax.ops.attention import attention
 from acestep_jax.ops.timesteps import shift_times, time_grid
 from acestep_jax.sampling.flow import initial_noise, integrate, item_keys
 from acestep_jax.sampling.sampler import make_sampler
+from acestep_jax.sampling.steering import Steering
 from acestep_jax.tasks.condition import Conditions, make_conditions
+from acestep_jax.tasks.pipeline import Pipeline, Song
 from acestep_jax.tasks.prompt import caption_prompt, lyric_prompt
+from acestep_jax.tasks.request import BadRequest, Request
+from acestep_jax.tasks.settings import Settings
 from acestep_jax.weights import (
     load_model,
     load_qwen3,
@@ -46,14 +50,20 @@ __all__ = [
     "VAES",
     "VAE",
     "AudioTokenizer",
+    "BadRequest",
     "ConditionEncoder",
     "Conditions",
     "Detokenizer",
     "DiT",
     "ModelConfig",
     "Networks",
+    "Pipeline",
     "Qwen3",
     "Qwen3Config",
+    "Request",
+    "Settings",
+    "Song",
+    "Steering",
     "VAEConfig",
     "attention",
     "build_networks",
