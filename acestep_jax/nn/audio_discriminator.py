@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.ops import stft
+from acestep_jax.ops.convolution import kernel_norm, weight_norm
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
@@ -30,13 +31,12 @@ class _Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         weight_v = self.param("weight_v", init, (*self.width, x.shape[-1], self.features))
-        norm = jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=(0, 1, 2), keepdims=True))
-        weight_g = self.param("weight_g", lambda key: norm[0, 0, 0])
+        weight_g = self.param("weight_g", lambda key: kernel_norm(weight_v, axis=3))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         reach = [d * (w - 1) // 2 for d, w in zip(self.dilation, self.width, strict=True)]
         y = jax.lax.conv_general_dilated(
             x,
-            weight_v / norm * weight_g[None, None, None],
+            weight_norm(weight_g, weight_v, axis=3),
             window_strides=self.stride,
             padding=[(r, r) for r in reach],
             rhs_dilation=self.dilation,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.nn.config import VAEConfig
-from acestep_jax.ops.convolution import strided_conv
+from acestep_jax.ops.convolution import kernel_norm, strided_conv
 from acestep_jax.typing import Array, Key, Params
 
 _SHARE = 0.75  # of a layer's channels that carry the transform
@@ -131,6 +131,5 @@ def _write(conv: dict, kernel: Array, key: Key, *, axis: int = 2) -> None:
     ours = jnp.arange(drawn.shape[axis]) < kernel.shape[axis]
     spread = ours.reshape([-1 if i == axis else 1 for i in range(3)])
     conv["weight_v"] = jnp.where(spread, written, drawn)
-    others = tuple(i for i in range(3) if i != axis)
-    norm = jnp.sqrt(jnp.sum(conv["weight_v"] ** 2, axis=others))
+    norm = kernel_norm(conv["weight_v"], axis=axis)
     conv["weight_g"] = norm * jnp.where(ours, 1.0, _BRANCH if axis == 1 else 1.0)

@@ -20,7 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.nn.config import VAEConfig
-from acestep_jax.ops.convolution import strided_conv, transposed_conv, weight_norm
+from acestep_jax.ops.convolution import (
+    kernel_norm,
+    strided_conv,
+    transposed_conv,
+    weight_norm,
+)
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.ops.snake import snake
 from acestep_jax.typing import Array, Key, Params
@@ -77,10 +82,7 @@ class _WeightNormed(nn.Module):
         # PyTorch's default for convolutions: uniform with variance 1 / (3 · fan in)
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         weight_v = self.param("weight_v", init, (self.width, in_features, self.features))
-        others = tuple(i for i in range(3) if i != axis)
-        weight_g = self.param(
-            "weight_g", lambda key: jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=others))
-        )
+        weight_g = self.param("weight_g", lambda key: kernel_norm(weight_v, axis=axis))
         return weight_norm(weight_g, weight_v, axis=axis).astype(self.dtype)
 
     def add_bias(self, x: Array) -> Array:
@@ -326,8 +328,7 @@ def scale_latents(params: Params, scale: Array) -> dict:
     offset = jnp.concatenate([jnp.zeros_like(scale), jnp.log(scale)])
     last = {**last, "weight_g": last["weight_g"] * gain, "bias": last["bias"] * gain - offset}
     kernel = weight_norm(first["weight_g"], first["weight_v"], axis=2) * scale[None, :, None]
-    norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=(0, 1)))
-    first = {**first, "weight_v": kernel, "weight_g": norm}
+    first = {**first, "weight_v": kernel, "weight_g": kernel_norm(kernel, axis=2)}
     return {
         "encoder": {**params["encoder"], "conv2": last},
         "decoder": {**params["decoder"], "conv1": first},

@@ -11,13 +11,21 @@ import jax.numpy as jnp
 from acestep_jax.typing import Array
 
 
+def kernel_norm(kernel: Array, *, axis: int) -> Array:
+    """Measures a kernel's length over every axis but `axis`: ‖v‖, one value an entry of `axis`."""
+    others = tuple(i for i in range(kernel.ndim) if i != axis)
+    return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=others))
+
+
 def weight_norm(weight_g: Array, weight_v: Array, *, axis: int) -> Array:
-    """Computes W = g · v / ‖v‖, the norm over every axis of v [k, in, out] but `axis`."""
-    others = tuple(i for i in range(weight_v.ndim) if i != axis)
-    norm = jnp.sqrt(jnp.sum(jnp.square(weight_v), axis=others, keepdims=True))
+    """Computes W = g · v / ‖v‖, the norm over every axis of v [*k, in, out] but `axis`.
+
+    Source: Salimans & Kingma 2016, arXiv:1602.07868.
+    """
     shape = [1] * weight_v.ndim
     shape[axis] = -1
-    return weight_g.reshape(shape) * weight_v / norm
+    norm = kernel_norm(weight_v, axis=axis)
+    return weight_g.reshape(shape) * weight_v / norm.reshape(shape)
 
 
 def strided_conv(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:

@@ -42,3 +42,13 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_strided_one(stride, padd
 def test_a_kernel_of_another_length_is_refused():
     with pytest.raises(ValueError, match="7 taps; this form needs two strides, 8"):
         convolution.strided_conv(jnp.zeros((1, 16, 1)), jnp.zeros((7, 1, 1)), stride=4, padding=2)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_weight_normed_kernel_has_the_length_of_its_gain_and_the_direction_of_its_kernel(axis):
+    kernel = jax.random.normal(jax.random.key(0), (4, 3, 5))
+    gain = jnp.arange(1.0, 1 + kernel.shape[axis])
+    normed = convolution.weight_norm(gain, kernel, axis=axis)
+    np.testing.assert_allclose(convolution.kernel_norm(normed, axis=axis), gain, rtol=1e-6)
+    same = convolution.weight_norm(convolution.kernel_norm(kernel, axis=axis), kernel, axis=axis)
+    np.testing.assert_allclose(same, kernel, rtol=1e-6)
