@@ -288,7 +288,8 @@ def export(
         params = vae_lib.scale_latents(params, scale)
     params = processes.whole(params)
     if jax.process_index() == 0:
-        weights.save_vae(folder, weights.Network(networks.vae.config, params))
+        made = weights.Network(networks.vae.config, params)
+        weights.save_vae(folder, made, dtype=jnp.dtype(config.export_dtype))
 
 
 def load_audio(config: TrainVAE, hop: int) -> tuple[segments.SegmentBatches, dict[str, np.ndarray]]:

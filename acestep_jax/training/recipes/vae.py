@@ -34,6 +34,7 @@ class TrainVAE(Run):
     weights: str = ""  # start from these weights (folder, hub id, asset:<folder>); empty: random
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
     remat: bool = False  # recompute blocks in the backward pass
+    export_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of exported safetensors
     phases: tuple[VAEPhase, ...] = (VAEPhase(num_steps=1000),)  # in order; they make up num_steps
     # Groups of audio files, drawn equally often, each a glob pattern; empty: tones made on the
     # spot. A segment is data.num_frames long.
