@@ -4,7 +4,7 @@ Method:   train/vae.py: a lapped-transform start, reconstruction with Muon, then
           against a discriminator while the latents stay.
 Command:  python -m train.vae --config configs/nano/vae.py
 Data:     audio under data/audio/own and data/audio/real, made by the data scripts.
-Cost:     0.39 s a step of the first phase on two quiet cores; the shipped weights took 63 minutes of
+Cost:     0.39 s a step of the first phase on two quiet cores; the shipped weights took an hour of
           about two thirds of them, 5,400 steps of 2 x 0.68 s.
 Expect:   on held-out songs of ours / recordings after the first phase: SI-SDR 4.5 / 4.3 dB, mel
           distance 0.262 / 0.259, spectral convergence 0.370 / 0.369, log magnitude 0.670 / 0.793;
