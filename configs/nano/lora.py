@@ -4,8 +4,9 @@ Method:   train/lora.py: rank 8, alpha 16, dropout 0.1 in the attention of every
           release does; flow matching with the times of the base, one condition in seven dropped.
 Data:     your songs: python -m acestep_jax.data.prepare --source my_songs --out data/shards/style
 Command:  python -m train.lora --config configs/nano/lora.py
-Cost:     see experiments/lora_style.py.
-Expect:   see experiments/lora_style.py.
+Cost:     0.55 s of processor time a step of 8 + 4 clips, and half a minute to compile.
+Expect:   not run whole yet. In 100 steps with prior_weight=2 the error on other songs of a style
+          fell by 6.8 % and that of the control songs rose by 0.9 % (experiments/README.md).
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
