@@ -37,7 +37,7 @@ def get_config(quick: bool = False) -> Distill:
         fake=Optimizer(peak_lr=3e-4, b2=0.99, weight_decay=0.0),
         discriminator=Optimizer(peak_lr=3e-4, b1=0.0, b2=0.99),
         critic_steps=5,
-        guidance_scale=2.0,  # at 4 an earlier nano teacher grew louder than its songs: std 1.21 for 0.93
+        guidance_scale=2.0,  # at 4 an earlier teacher grew louder than its songs: std 1.21 for 0.93
         gan=Gan(widths=(64, 96, 128), blocks=1, layer_scale=0.1),
         warmup=Warmup(
             steps=10,
