@@ -2,7 +2,7 @@
 #   make demo        distil the nano teacher into an 8-step student, and report (15 minutes, two cores)
 #   make test        the tests that need no PyTorch          make lint       ruff and ty
 #   make test-torch  the tests that run PyTorch itself       make data       fetch and build the shards
-#   make nano        train the nano family again, from data to student
+#   make test-beam   the tests that run Apache Beam          make nano       train the nano family again
 # DEVICE=cuda or DEVICE=tpu installs JAX for that device. PYTHON names the interpreter to start from.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint const
 PACKAGE = .[$(1)$(if $(filter-out cpu,$(DEVICE)),$(comma)$(DEVICE))]
 comma := ,
 
-.PHONY: demo test test-torch lint format data nano constraints clean
+.PHONY: demo test test-torch test-beam lint format data nano constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -35,6 +35,9 @@ format: $(VENV)/.installed-test
 
 test-torch: .venv-torch/.installed
 	.venv-torch/bin/python -m pytest -m torch $(ARGS)
+
+test-beam: .venv-beam/.installed
+	.venv-beam/bin/python -m pytest -m beam tests/beam $(ARGS)
 
 # What is on disk already is not made again.
 data: $(VENV)/.installed-nano
@@ -91,6 +94,15 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@.venv-torch/bin/python $(INSTALL) torch==2.13.0 diffusers==0.42.1 peft==0.21.2
 	@touch $@
 
+# Beam stays out of .venv too: it holds protobuf and pyarrow back.
+.venv-beam/.installed: $(VENV)/.installed-test
+	$(PYTHON) -m venv .venv-beam
+	@echo "import site; site.addsitedir('$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$(.venv-beam/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/acestep_jax_base.pth
+	@echo "Installing Apache Beam into .venv-beam ..."
+	@.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check "apache-beam>=2.77,<3"
+	@touch $@
+
 # The versions that were tested together, for every Python at once, without PyTorch's own pins.
 constraints: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet uv
@@ -100,4 +112,4 @@ constraints: $(VENV)/.installed-test
 	sed -i '/^nvidia-/d' constraints.txt
 
 clean:
-	rm -rf $(VENV) .venv-torch *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch .venv-beam *.egg-info .pytest_cache .ruff_cache

@@ -13,15 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from acestep_jax import units
-from acestep_jax.data import audio, shards, transforms
+from acestep_jax.data import audio, shards
 from acestep_jax.data.labels import SongLabels
 from acestep_jax.nn.config import ModelConfig, VAEConfig
 from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.nn.tokenizer import AudioTokenizer
 from acestep_jax.nn.vae import VAE
-from acestep_jax.tasks import prompt
+from acestep_jax.tasks import prompt, tokens
 from acestep_jax.typing import Params
 from acestep_jax.weights import load
 
@@ -122,24 +123,24 @@ def make_text_encoder(qwen3: Qwen3, params: Params, tokenizer_folder: str) -> Te
 
     The prompts are those of text2music over the whole song, with all that is known of it.
     """
-    tokenizer = transforms.load_tokenizer(tokenizer_folder)
-    read = jax.jit(lambda tokens: qwen3.apply({"params": params}, tokens))
-    embed = jax.jit(lambda tokens: qwen3.apply({"params": params}, tokens, method="embed"))
+    tokenizer = tokens.load_tokenizer(tokenizer_folder)
+    read = jax.jit(lambda ids: qwen3.apply({"params": params}, ids))
+    embed = jax.jit(lambda ids: qwen3.apply({"params": params}, ids, method="embed"))
 
     def encode(labels: SongLabels) -> dict[str, np.ndarray]:
         rows, masks = [], []
         for caption in labels.captions:
             text = _whole_song_prompt(labels, caption)
-            tokens, mask = transforms.tokenize(tokenizer, text, prompt.MAX_CAPTION_TOKENS)
-            rows.append(np.asarray(read(tokens[None]))[0])
+            ids, mask = tokens.tokenize(tokenizer, text, prompt.MAX_CAPTION_TOKENS)
+            rows.append(np.asarray(read(ids[None]))[0])
             masks.append(mask)
         lyrics = prompt.lyric_prompt(labels.lyrics, labels.language)
-        tokens, mask = transforms.tokenize(tokenizer, lyrics, prompt.MAX_LYRIC_TOKENS)
+        ids, mask = tokens.tokenize(tokenizer, lyrics, prompt.MAX_LYRIC_TOKENS)
         length = int(np.sum(masks, axis=1).max())
         return {
             "text": np.stack(rows)[:, :length].astype(np.float16),
             "text_mask": np.stack(masks)[:, :length],
-            "lyrics": np.asarray(embed(tokens[None]))[0, : mask.sum()].astype(np.float16),
+            "lyrics": np.asarray(embed(ids[None]))[0, : mask.sum()].astype(np.float16),
             "lyric_mask": mask[: mask.sum()],
         }
 
@@ -164,7 +165,10 @@ def encode_song(
 
 
 def encode_blocks(
-    encode: LatentEncoder, blocks: Iterable[np.ndarray], window: int = WINDOW
+    encode: LatentEncoder,
+    blocks: Iterable[np.ndarray],
+    window: int = WINDOW,
+    dtype: DTypeLike = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a song of any length by overlapping windows of one shape.
 
@@ -173,6 +177,7 @@ def encode_blocks(
       blocks: of samples, [W, 2] each; a last part shorter than one frame is left out, as in the
         release.
       window: frames encoded at once.
+      dtype: of the result.
 
     Returns:
       Posterior mean and standard deviation [T, C], equal to encoding the song at once, but for
@@ -184,7 +189,7 @@ def encode_blocks(
     pieces = []
     for samples, low, high in cut_windows(blocks, window):
         mean, std = encode(samples[None])
-        pieces.append((mean[0, low:high], std[0, low:high]))
+        pieces.append((mean[0, low:high].astype(dtype), std[0, low:high].astype(dtype)))
     if not pieces:
         raise audio.BadAudio("lasts less than one latent frame (1,920 samples)")
     means, stds = zip(*pieces, strict=True)

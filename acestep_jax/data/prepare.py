@@ -92,8 +92,8 @@ def prepare_song(
     """
     labels = song.labels(audio.read_seconds(song.audio))
     kept = labels_lib.first_seconds(labels, choices.max_seconds)
-    mean, std = _encode_sound(song.audio, labels, kept, encoders, choices)
-    latents, stems, left_out = mean.astype(np.float16), {}, {}
+    latents, std = _encode_sound(song.audio, labels, kept, encoders, choices)
+    stems, left_out = {}, {}
     for track, sound in sorted(song.stems.items()) if choices.stems else ():
         try:
             stems[track] = _encode_sound(sound, labels, kept, encoders, choices)[0]
@@ -105,8 +105,8 @@ def prepare_song(
     record = shards.Record(
         kept,
         latents,
-        std.astype(np.float16) if choices.store_std else None,
-        {track: stem.astype(np.float16) for track, stem in stems.items()},
+        std if choices.store_std else None,
+        stems,
         encoders.codes(latents) if encoders.codes else None,
         encoders.text(kept) if encoders.text else {},
     )
@@ -120,10 +120,10 @@ def _encode_sound(
     encoders: encode.Encoders,
     choices: Choices,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes the part that is kept of a sound, and reads the rest to check it."""
+    """Encodes the part that is kept of a sound, float16, and reads the rest to check it."""
     stream = audio.AudioStream(sound, min_seconds=choices.min_seconds, longest=choices.longest)
     blocks = _beginning(stream, round(kept.seconds * units.SAMPLE_RATE))
-    encoded = encode.encode_blocks(encoders.latents, blocks)
+    encoded = encode.encode_blocks(encoders.latents, blocks, dtype=np.float16)
     seconds = stream.samples / units.SAMPLE_RATE
     if abs(seconds - labels.seconds) > 0.1:
         raise audio.BadAudio(f"lasts {seconds:.2f} s, the song {labels.seconds:.2f} s")

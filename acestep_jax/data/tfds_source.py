@@ -47,7 +47,7 @@ class TfdsSongs(Sequence):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> manifest.Song | manifest.BadRow:  # ty: ignore
+    def __getitem__(self, index: int) -> manifest.Song | manifest.BadRow:
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
@@ -61,20 +61,21 @@ class TfdsSongs(Sequence):
 
 def row_of_example(example: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Turns an example into a row: text decoded, numbers plain, what says nothing left out."""
-    row, problems = {}, []
+    row: dict[str, Any] = {}
+    problems = []
     for name, value in example.items():
         try:
             plain = bytes(value) if name in _CONTENT else _plain(value, content=name == "stems")
         except UnicodeDecodeError as error:
             problems.append(f"{name} is not UTF-8 (byte {error.object[error.start]:#04x})")
             continue
-        if name == "stems":
-            plain = {stem["track"]: stem["audio"] for stem in plain}
-        if name == "chords":
-            plain = [[chord["start"], chord["name"]] for chord in plain]
         empty = isinstance(plain, str | bytes | list | dict) and not plain
         if not empty and not (type(plain) is int and plain == 0):
             row[name] = plain
+    if "stems" in row:
+        row["stems"] = {stem["track"]: stem["audio"] for stem in row["stems"]}
+    if "chords" in row:
+        row["chords"] = [[chord["start"], chord["name"]] for chord in row["chords"]]
     return row, problems
 
 

@@ -26,12 +26,11 @@ from acestep_jax.data import (
     shards,
     skips,
     sources,
-    transforms,
 )
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.nn.config import Qwen3Config
 from acestep_jax.nn.qwen3 import Qwen3
-from acestep_jax.tasks import prompt
+from acestep_jax.tasks import prompt, tokens
 from tests import tiny
 
 # Imported by this file, and run by itself: its workers import it again. The encoder takes the mean
@@ -231,9 +230,8 @@ def test_codes_in_a_record_are_those_of_the_tokenizer_over_the_whole_song(monkey
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((33, 4)).astype(np.float16)
     silence = rng.standard_normal((1, 7, 4)).astype(np.float32)
-    _, expected = networks.tokenizer.apply(
-        {"params": params}, latents[None].astype(np.float32), silence
-    )
+    apply = jax.jit(networks.tokenizer.apply)
+    _, expected = apply({"params": params}, latents[None].astype(np.float32), silence)
     monkeypatch.setattr(encode, "_TOKENIZED_FRAMES", 20)
     codes = encode.make_code_encoder(tiny.CONFIG, params, silence)(latents)
     np.testing.assert_array_equal(codes, expected[0])
@@ -266,14 +264,14 @@ def test_states_in_a_record_are_those_of_the_prompts_of_the_whole_song():
         lines=(labels_lib.Line("la la", 0.0, 1.0),),
     )
     states = encode.make_text_encoder(qwen3, params, folder)(labels)
-    tokenizer = transforms.load_tokenizer(folder)
+    tokenizer = tokens.load_tokenizer(folder)
     lyric_ids = tokenizer.encode(prompt.lyric_prompt("la la", "en")).ids
     expected = params["embed_tokens"][lyric_ids].astype(np.float16)
     np.testing.assert_array_equal(states["lyrics"], expected)
     assert states["lyric_mask"].all()
     text = prompt.caption_prompt("slow piano music", bpm=90, duration=9.5)
     ids = np.array(tokenizer.encode(text).ids)
-    hidden = qwen3.apply({"params": params}, ids[None])[0]
+    hidden = jax.jit(qwen3.apply)({"params": params}, ids[None])[0]
     assert states["text_mask"].sum(axis=1).tolist()[1] == len(ids) == states["text"].shape[1]
     np.testing.assert_allclose(states["text"][1], hidden, atol=2e-3)  # float16
     assert states["text_mask"][0].sum() < len(ids)
