@@ -3,7 +3,7 @@
 import dataclasses
 
 from acestep_jax.nn.lora import LoRA
-from acestep_jax.training.config import Data, Model, Optimizer, Samples, require
+from acestep_jax.training.config import Data, Mesh, Model, Optimizer, Samples, require
 from acestep_jax.training.recipes.dit import TrainDiT
 
 
@@ -40,6 +40,7 @@ def toy_adapters(config: TrainLoRA) -> TrainLoRA:
     return dataclasses.replace(
         config,
         num_steps=2,
+        mesh=Mesh(),
         model=Model(preset="nano", text_preset="nano"),
         data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
         control="synthetic",
