@@ -19,8 +19,8 @@ the source they have, so that the decoder does not forget them.
 
 No one has published how the release's tokenizer was trained: its forward pass computes the hints
 without gradient. (2) is what a tokenizer trained together with the DiT would minimise; (1), its
-weight, the rates of wrong codes and the start at unit scale are choices of ours. How FSQ rounds is
-the release's (ops/fsq.py): Mentzer et al. 2023, arXiv:2309.15505.
+weight, the rates of wrong codes and the start (training/codec.py) are choices of ours. FSQ rounds as
+in the release (ops/fsq.py): Mentzer et al. 2023, arXiv:2309.15505.
 
     python -m train.tokenizer --config configs/nano/tokenizer.py
 """
@@ -363,12 +363,12 @@ def prepare(config: TrainTokenizer, loaded: Loaded) -> Loaded:
 
 
 def start_codec(config: TrainTokenizer, codec: Codec, params: Params) -> Params:
-    """Gives a fresh quantizer unit scale on the first songs of the run, those of all processes."""
+    """Fits a fresh codec to the first songs of the run, those of all processes."""
     if not (config.fresh and config.start_batches):
         return params
     batches = models.open_batches(config, "train")
     songs = np.concatenate([next(batches).latents for _ in range(config.start_batches)])
-    return codec.start_at_unit_scale(params, multihost_utils.process_allgather(songs, tiled=True))
+    return codec.start_on(params, multihost_utils.process_allgather(songs, tiled=True))
 
 
 def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:

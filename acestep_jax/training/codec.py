@@ -101,16 +101,19 @@ class Codec:
         silence = transforms.silence_frames(self.silence_latent, num_frames)
         return jnp.where(heard, hints, silence[None])
 
-    def start_at_unit_scale(self, params: Params, latents: Array) -> Params:
-        """Points the quantizer at the principal directions of the summaries, each at unit scale.
+    def start_on(self, params: Params, latents: Array) -> Params:
+        """Fits the two ends of a codec drawn at random to the songs it will see.
 
-        Without this a few codes take everything: random summaries differ little from one another.
+        The quantizer looks along the principal directions of the summaries, each at unit scale:
+        random summaries differ little from one another, and a few codes would take everything. The
+        hints begin as the mean of all frames, whatever the code: what a random detokenizer makes of
+        codes is noise, and the quickest way to less of it is to use a single code.
 
         Args:
           params: of both modules, drawn at random.
           latents: [B, T, C], songs to measure on.
         """
-        tokenizer = params["tokenizer"]
+        tokenizer, detokenizer = params["tokenizer"], params["detokenizer"]
         pool = jax.jit(functools.partial(self.networks.tokenizer.apply, method="pool"))
         summaries = pool({"params": tokenizer}, latents, self.silence_latent[None])
         rows = np.asarray(summaries, np.float64).reshape(-1, summaries.shape[-1])
@@ -119,5 +122,13 @@ class Codec:
         largest = slice(-1, -len(self.levels) - 1, -1)
         kernel = directions[:, largest] / np.sqrt(np.maximum(variances[largest], 1e-12))
         project_in = {"kernel": np.float32(kernel), "bias": np.float32(-mean @ kernel)}
+        proj_out = {
+            "kernel": np.zeros(detokenizer["proj_out"]["kernel"].shape, np.float32),
+            "bias": np.asarray(latents, np.float64).mean(axis=(0, 1)).astype(np.float32),
+        }
         quantizer = {**tokenizer["quantizer"], "project_in": project_in}
-        return {**params, "tokenizer": {**tokenizer, "quantizer": quantizer}}
+        return {
+            **params,
+            "tokenizer": {**tokenizer, "quantizer": quantizer},
+            "detokenizer": {**detokenizer, "proj_out": proj_out},
+        }

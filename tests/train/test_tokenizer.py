@@ -181,11 +181,11 @@ def test_a_wrong_code_is_read_as_its_neighbour_and_learned_as_itself(start):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *pools)
 
 
-def test_a_fresh_quantizer_starts_at_unit_scale():
+def test_a_fresh_codec_starts_at_unit_scale_and_hints_at_the_mean():
     codec = SETTING.codec
     params = draw_codec(codec.networks, jax.random.key(0))
     latents = 3 + 0.5 * jax.random.normal(jax.random.key(1), (16, 40, 4))
-    params = codec.start_at_unit_scale(params, latents)
+    params = codec.start_on(params, latents)
     tokenizer_params = {"params": params["tokenizer"]}
 
     @jax.jit
@@ -201,6 +201,9 @@ def test_a_fresh_quantizer_starts_at_unit_scale():
     np.testing.assert_allclose(np.cov(np.asarray(z).T), np.eye(3), atol=5e-3)
     spread = np.asarray(fsq.bound(z, (5, 5, 5))).std(0)
     assert ((spread > 0.4) & (spread < 0.7)).all()  # the range recommended for a start
+    hints = jax.jit(lambda x: codec.decode(params, codec.encode(params, x)[0], 40))(latents)
+    want = jnp.broadcast_to(latents.mean((0, 1), keepdims=True), hints.shape)
+    np.testing.assert_allclose(hints, want, atol=1e-5)
 
 
 # Evaluation ---------------------------------------------------------------------------------------
@@ -219,8 +222,9 @@ def test_held_out_covers_and_text2music_are_the_same_clips():
 
 def test_evaluations_tell_kinds_of_hints_apart_and_agree_with_themselves(start):
     params, frozen = start
-    spread = SETTING.codec.start_at_unit_scale(params["codec"], toys.batch().latents)
-    parts = frozen | params["decoder"] | spread  # else every window may have the same code
+    spread = SETTING.codec.start_on(params["codec"], toys.batch().latents)["tokenizer"]
+    # else every window may have the same code
+    parts = frozen | params["decoder"] | params["codec"] | {"tokenizer": spread}
     evaluate = tokenizer.make_evaluate(SETTING)
 
     def numbers():
@@ -369,7 +373,7 @@ def _unexplained(rank, num_steps):
     codec = Codec(LIMIT_NETWORKS, np.zeros((5, 64), np.float32))
     draw = jax.jit(functools.partial(_windows, rank=rank))
     params = draw_codec(LIMIT_NETWORKS, jax.random.key(0))
-    params = {"codec": codec.start_at_unit_scale(params, draw(jax.random.key(1)))}
+    params = {"codec": codec.start_on(params, draw(jax.random.key(1)))}
     step = tokenizer.make_step(tokenizer.Setting(config, codec), "reconstruct", params)
     state = tokenizer.make_state(config, params)
     batch = dataclasses.replace(toys.batch(size=96, frames=5), frame_mask=np.ones((96, 5), bool))

@@ -33,7 +33,7 @@ class TrainTokenizer(Run):
     fresh: bool = True  # draw the codec anew; false goes on with that of model.weights
     # What summarises a window; only attention is a released layout, the others are not exported
     pooler: Literal["attention", "mean", "conv"] = "attention"
-    start_batches: int = 4  # batches on which a fresh quantizer gets unit scale
+    start_batches: int = 4  # batches that a fresh codec is fitted to before it learns; 0: none
     reconstruct_steps: int = 500  # first stage: the codec alone, by its reconstruction
     settle_steps: int = 0  # last stage: codes as they are, the decoder alone; part of num_steps
     reconstruct_weight: float = 1.0  # of the reconstruction beside the velocity error, at first
