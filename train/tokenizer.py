@@ -19,8 +19,8 @@ the source they have, so that the decoder does not forget them.
 
 No one has published how the release's tokenizer was trained: its forward pass computes the hints
 without gradient. (2) is what a tokenizer trained together with the DiT would minimise; (1), its
-weight, the rates of wrong codes and the start (training/codec.py) are choices of ours. FSQ rounds as
-in the release (ops/fsq.py): Mentzer et al. 2023, arXiv:2309.15505.
+weight, the rates of wrong codes and the start (training/codec.py) are choices of ours. How FSQ
+rounds is the release's (ops/fsq.py): Mentzer et al. 2023, arXiv:2309.15505.
 
     python -m train.tokenizer --config configs/nano/tokenizer.py
 """

@@ -73,10 +73,10 @@ def plan(shards: str, quick: bool) -> TrainTokenizer:
     )
     return TrainTokenizer(
         name="tokenizer_ablation",
-        num_steps=30 if quick else 400,
-        reconstruct_steps=10 if quick else 150,
+        num_steps=30 if quick else 900,
+        reconstruct_steps=10 if quick else 300,
         model=Model(text_weights=TEXT_ENCODER),
-        codec=rule,
+        codec=dataclasses.replace(rule, peak_lr=5e-4),  # at 2e-3 one code takes everything
         decoder=rule,
         trained=("^dit$", "^condition_encoder$", "^null_condition$"),
         data=Data(
