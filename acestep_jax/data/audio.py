@@ -30,14 +30,14 @@ class BadAudio(ValueError):
 
 
 def read_audio(
-    path: pathlib.Path, *, min_seconds: float = 0.0, max_seconds: float | None = None
+    path: Sound, *, min_seconds: float = 0.0, max_seconds: float | None = None
 ) -> np.ndarray:
     """Reads a file as 48 kHz stereo float32 [W, 2].
 
     Mono is doubled and of more channels the first two are kept, as the release does.
 
     Args:
-      path: a WAV, FLAC, Ogg Vorbis, Opus or MP3 file.
+      path: a WAV, FLAC, Ogg Vorbis, Opus or MP3 file, or its content.
       min_seconds: shorter files are refused.
       max_seconds: of longer files the middle part of this length is taken; None takes all.
 
@@ -47,7 +47,7 @@ def read_audio(
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_sound(path) as file:
             rate = file.samplerate
             if max_seconds is not None and file.frames > max_seconds * rate:
                 file.seek(int((file.frames - max_seconds * rate) / 2))

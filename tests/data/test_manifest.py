@@ -207,6 +207,21 @@ def test_decoding_finds_what_headers_hide(tmp_path):
     assert list(validate.validate_songs(str(tmp_path), decode=True)) == ["a.wav: a: is silent"]
 
 
+def test_a_tempo_that_librosa_does_not_hear_is_doubted(tmp_path):
+    clicks = np.zeros(12 * 8_000)
+    for beat in range(24):  # 120 a minute
+        decay = np.exp(-np.arange(400) / 60)
+        clicks[beat * 4_000 :][:400] += np.random.default_rng(beat).uniform(-0.5, 0.5, 400) * decay
+    soundfile.write(tmp_path / "mix.wav", clicks, 8_000)
+    rows = [
+        {"audio": "mix.wav", "captions": "x", "name": f"at {bpm}", "bpm": bpm}
+        for bpm in (120, 60, 97)
+    ]
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (line,) = validate.doubtful_tempos(str(tmp_path / "s.jsonl"))
+    assert re.fullmatch(r"s.jsonl:3: at 97: bpm is 97, librosa hears 1[12]\d", line)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The folk configuration of two songs, whose cache was filled with tones: nothing renders."""
