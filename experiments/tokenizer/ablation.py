@@ -73,8 +73,8 @@ def plan(shards: str, quick: bool) -> TrainTokenizer:
     )
     return TrainTokenizer(
         name="tokenizer_ablation",
-        num_steps=30 if quick else 900,
-        reconstruct_steps=10 if quick else 300,
+        num_steps=30 if quick else 500,
+        reconstruct_steps=10 if quick else 200,
         model=Model(text_weights=TEXT_ENCODER),
         codec=dataclasses.replace(rule, peak_lr=5e-4),  # at 2e-3 one code takes everything
         decoder=rule,

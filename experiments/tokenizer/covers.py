@@ -101,11 +101,11 @@ def make_sounds(
         "cover of another": tokenizer.with_hints(scene, jnp.roll(hints, 1, axis=0), covers),
         "text2music": tokenizer.read_conditions(setting, parts, plain),
     }
-    noise = flow.initial_noise(flow.item_keys(jnp.arange(len(hints))), *hints.shape[1:])
     times = timesteps.time_grid(num_steps, 1.0)
 
     def sample(scene: tokenizer.Scene) -> Array:
-        run = sampler.make_sampler(loaded.networks.dit)
+        run = sampler.make_sampler(loaded.networks.dit)  # it donates its noise
+        noise = flow.initial_noise(flow.item_keys(jnp.arange(len(hints))), *hints.shape[1:])
         conditions = (scene.tokens, scene.mask, scene.context, scene.frame_mask)
         return run(parts["dit"], noise, *conditions, times)
 
