@@ -19,7 +19,8 @@ STOREYS = (
     ("data",),
     ("training",),
     ("train",),
-    ("configs", "experiments"),
+    ("configs",),
+    ("experiments",),
 )
 HEIGHT = {name: height for height, names in enumerate(STOREYS) for name in names}
 PACKAGES = ("acestep_jax", "train", "configs", "experiments")

@@ -16,7 +16,7 @@ Expect:   on held-out songs of ours / recordings after the first phase: SI-SDR 4
 import dataclasses
 
 from acestep_jax.nn.config import VAES, VAEConfig
-from acestep_jax.training.config import Data, Optimizer
+from acestep_jax.training.config import Data, Mesh, Optimizer
 from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
 
 
@@ -64,6 +64,7 @@ def quick_form(config: TrainVAE) -> TrainVAE:
     return dataclasses.replace(
         config,
         num_steps=2 * len(phases),
+        mesh=Mesh(),
         phases=phases,
         vae=VAEConfig(
             encoder_hidden_size=4,

@@ -9,7 +9,7 @@ Method:   train/lora.py with the release's numbers: rank 8, alpha 16, dropout 0.
 Data:     your songs: python -m acestep_jax.data.prepare --source my_songs --out data/shards/style
           with the released autoencoder.
 Command:  python -m train.lora --config configs/turbo/lora.py
-Needs:    the DiT in bfloat16 (3.2 GB) and the other networks (2.8 GB), adapters with optimizer (0.1 GB),
+Needs:    the DiT in bfloat16 (3.2 GB), other networks (2.8 GB), adapters with optimizer (0.1 GB),
           activations of one layer at a time.
 Cost:     not run yet.     Expect:  not known yet.
 """
