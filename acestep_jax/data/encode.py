@@ -22,16 +22,17 @@ from acestep_jax.nn.config import ModelConfig, VAEConfig
 from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.nn.tokenizer import AudioTokenizer
 from acestep_jax.nn.vae import VAE
+from acestep_jax.sampling import tiles
 from acestep_jax.tasks import prompt, tokens
 from acestep_jax.typing import Params
 from acestep_jax.weights import load
 
 WINDOW = 256
 """Frames encoded at once: one shape for songs of every length."""
-CONTEXT = 16
-"""Frames dropped at inner edges of windows. The encoder sees less than six frames to either side
-(dilated units reach 39 samples at 250 Hz, 3.9 frames; the stages before add less than one, the
-last convolution one), so that windows join without a seam."""
+CONTEXT = tiles.CONTEXT
+"""Frames dropped at inner edges of windows, so that they join without a seam: the encoder sees less
+than six frames to either side (dilated units reach 39 samples at 250 Hz, 3.9 frames; the stages
+before add less than one, the last convolution one)."""
 _TOKENIZED_FRAMES = 500
 """Frames tokenized at once; codes of different windows of five frames do not see each other."""
 

@@ -28,6 +28,24 @@ from acestep_jax.typing import Array, Params
 Sampler = Callable[..., Array]
 
 
+class Branch(NamedTuple):
+    """One set of conditions, ready for the DiT: projected keys and values, and the context."""
+
+    cross: Any
+    context: Array
+
+
+def _open(dit: DiT, params: Params, frame_mask: Array | None) -> tuple[Callable, Callable]:
+    """Gives (tokens, mask) -> keys and values, and (branch, x_t, t) -> velocity, of one DiT."""
+    variables = {"params": params}
+
+    def evaluate(branch: Branch, x_t: Array, t: Array) -> Array:
+        times = jnp.broadcast_to(t, x_t.shape[:1])
+        return dit.apply(variables, x_t, times, branch.context, branch.cross, frame_mask=frame_mask)
+
+    return functools.partial(dit.apply, variables, method="project_condition"), evaluate
+
+
 def conditional_velocity(
     dit: DiT,
     params: Params,
@@ -51,14 +69,9 @@ def conditional_velocity(
       velocity(x_t [B, T, C], t scalar or [B]) -> [B, T, C]. Keys and values of the condition are
       already computed.
     """
-    variables = {"params": params}
-    cross = dit.apply(variables, tokens, condition_mask, method="project_condition")
-
-    def velocity(x_t: Array, t: Array) -> Array:
-        times = jnp.broadcast_to(t, x_t.shape[:1])
-        return dit.apply(variables, x_t, times, context, cross, frame_mask=frame_mask)
-
-    return velocity
+    project, evaluate = _open(dit, params, frame_mask)
+    branch = Branch(project(tokens, condition_mask), context)
+    return functools.partial(evaluate, branch)
 
 
 def guided_velocity(conditional: VelocityFn, unconditional: VelocityFn, scale: float) -> VelocityFn:
@@ -68,13 +81,6 @@ def guided_velocity(conditional: VelocityFn, unconditional: VelocityFn, scale: f
         return guidance.classifier_free(conditional(x_t, t), unconditional(x_t, t), scale)
 
     return velocity
-
-
-class Branch(NamedTuple):
-    """One set of conditions, ready for the DiT: projected keys and values, and the context."""
-
-    cross: Any
-    context: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,13 +216,7 @@ def make_field(
         )
     if (steering.switch_step is None) != (later is None):
         raise ValueError("switch_step and the later conditions come together, or not at all.")
-    variables = {"params": params}
-    project = functools.partial(dit.apply, variables, method="project_condition")
-
-    def evaluate(branch: Branch, x_t: Array, t: Array) -> Array:
-        times = jnp.broadcast_to(t, x_t.shape[:1])
-        return dit.apply(variables, x_t, times, branch.context, branch.cross, frame_mask=frame_mask)
-
+    project, evaluate = _open(dit, params, frame_mask)
     second = None if later is None else Branch(project(later[0], later[1]), later[2])
     return Field(
         evaluate=evaluate,

@@ -4,9 +4,9 @@ Method:   flow matching (train/dit.py) in the three stages that are reported of 
           to music on everything (20 M tracks), then all tasks where stems are known (6 M), then
           the curated part (2 M). Neither optimizer nor batch, nor how long each stage took, is
           published: AdamW and its constants are those of ACE-Step v1, the rest is our choice.
-Command:  python -m train.dit --config configs/base/dit.py --set mesh.fsdp=64
+Command:  python -m train.dit --config configs/base/dit.py --set mesh.fsdp=32
 Needs:    2.1 B trained parameters with gradient, two moments and an average, 20 bytes each: 43 GB
-          over the mesh, and the activations of two clips of a minute a device. The test suite
+          over the mesh, and the activations of four clips of a minute a device. The test suite
           traces step and evaluation at full size.
 Cost:     not run here: no device of that size was at hand.     Expect:  not known yet.
 
