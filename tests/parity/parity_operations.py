@@ -28,7 +28,7 @@ from acestep_jax.ops import corrections, levels, solvers, timesteps
 from acestep_jax.ops import flow as ops_flow
 from acestep_jax.sampling import sampler, schedule
 from acestep_jax.sampling.steering import Hold, Steering
-from acestep_jax.tasks import condition, tokens
+from acestep_jax.tasks import condition, settings, tokens
 from acestep_jax.typing import Array
 
 Params = Mapping[str, Any]
@@ -166,30 +166,18 @@ def _times(config: ModelConfig, params: Params) -> np.ndarray:
     return schedule.start_at(times, 1.0 - float(params.get("cover_noise_strength", 0.0)))
 
 
-def _base_renoise(velocity: Any, x_t: Array, t: Array, t_next: Array, fresh: Any) -> Array:
-    """The base models' SDE step: re-noises to the even grid, whatever grid it is queried on."""
-    noise, even_next = fresh
-    return solvers.renoise(velocity, x_t, t, even_next, noise)
-
-
-def _turbo_heun(velocity: Any, x_t: Array, t: Array, t_next: Array, key: Any) -> Array:
-    """Heun's step, but for the last, which turbo takes by Euler."""
-    corrected = solvers.heun(velocity, x_t, t, t_next)
-    return jnp.where(t_next > 0, corrected, solvers.euler(velocity, x_t, t, t_next))
-
-
 def _solver(config: ModelConfig, params: Params, inputs: Arrays, steps: int) -> tuple[Any, Any]:
     """Chooses the step, and the randomness of each step."""
     if params.get("infer_method", "ode") == "ode":
         if params.get("sampler_mode", "euler") == "euler":
             return solvers.euler, None
-        return (_turbo_heun if config.is_turbo else solvers.heun), None
+        return (settings.heun_but_last if config.is_turbo else solvers.heun), None
     given = inputs["sde_noise"]
     silent = np.zeros((steps - len(given), *given.shape[1:]), given.dtype)  # the last adds none
     noise = np.concatenate([given, silent])
     if config.is_turbo:
         return solvers.renoise, noise
-    return _base_renoise, (noise, np.asarray(timesteps.time_grid(steps))[1:])
+    return settings.renoise_evenly, (noise, np.asarray(timesteps.time_grid(steps))[1:])
 
 
 def _steering(config: ModelConfig, params: Params, inputs: Arrays, steps: int) -> Steering:
