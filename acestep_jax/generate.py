@@ -12,6 +12,7 @@ that the song can be made again.
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         entries = _entries(arguments)
         outs = _outputs(entries, arguments.out)
         requests = [_request(entry) for entry in entries]
+        adapters = [read_adapter(text) for text in arguments.lora]
         pipe = Pipeline.load(arguments.model or arguments.preset)
+        if adapters:
+            pipe = pipe.with_adapters(*adapters, merge=arguments.merge_lora)
         settings = _settings(pipe.settings, arguments)
         songs = pipe.generate(requests, settings=settings, progress=_show)
     except (BadCall, BadRequest, audio.BadAudio, FileNotFoundError, ValueError) as error:
@@ -59,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="", help="folder or hub id of other weights")
     add("--requests", type=pathlib.Path, help="JSON or YAML list of requests")
     add("--out", type=pathlib.Path, required=True, help="file; a folder for several songs")
+    add("--lora", nargs="*", default=[], metavar="PATH[:WEIGHT]", help="LoRA or LoKr, several")
+    add("--merge_lora", action="store_true", help="add LoRA to the kernels: quicker sampling")
     add("--caption", default="")
     add("--lyrics_file", type=pathlib.Path)
     add("--instrumental", action="store_true")
@@ -82,6 +88,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--rule", help="guidance: none, cfg, apg, adg")
     add("--guidance", type=float)
     return parser
+
+
+def read_adapter(text: str) -> tuple[str, float]:
+    """Reads "path" or "path:weight".
+
+    Raises:
+      BadCall: if the weight is not finite.
+    """
+    path, mark, weight = text.rpartition(":")
+    try:
+        pair = (path, float(weight)) if mark else (text, 1.0)
+    except ValueError:  # a path with a colon in it
+        pair = (text, 1.0)
+    if not math.isfinite(pair[1]):
+        raise BadCall(f"the adapter {text!r} has the weight {pair[1]}; use a finite number.")
+    return pair
 
 
 def _entries(arguments: argparse.Namespace) -> list[dict[str, Any]]:

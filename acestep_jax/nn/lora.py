@@ -16,7 +16,7 @@ Whatever calls a module with `{"params": ...}` (samplers, losses, scenes) so ser
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -214,21 +214,41 @@ def merge(params: Params, lora: Params) -> Merged:
     """
     check(params, lora)
 
-    def add(leaves: Params, own: Params) -> tuple[Params, Params]:
-        kernel = leaves["kernel"]
-        delta = jnp.einsum(
-            "...DR,...R,...RF->...DF",
-            *(own[name].astype(jnp.float32) for name in ("lora_a", "scale", "lora_b")),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        merged = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
-        return {**leaves, "kernel": merged}, {"kernel": kernel}
+    def products() -> Iterator[tuple[Path, Array]]:
+        for path, own in _modules(lora, "lora_a"):
+            factors = (own[name].astype(jnp.float32) for name in ("lora_a", "scale", "lora_b"))
+            yield (
+                path,
+                jnp.einsum(
+                    "...DR,...R,...RF->...DF", *factors, precision=jax.lax.Precision.HIGHEST
+                ),
+            )
 
+    return add_deltas(params, products())
+
+
+def add_deltas(params: Params, deltas: Iterable[tuple[Path, Array]]) -> Merged:
+    """Adds to kernels: W + D in float32, in the kernel's dtype.
+
+    Args:
+      params: the base; left as it is.
+      deltas: (module, what to add to its kernel), each module once; consumed one at a time.
+
+    Raises:
+      ValueError: if one does not fit.
+    """
     originals: dict[str, Any] = {}
-    for path, own in _modules(lora, "lora_a"):
-        leaves, kept = add(_at(params, path), own)
-        params = _replaced(params, path, leaves)
-        _insert(originals, path, kept)
+    for path, delta in deltas:
+        leaves = _at(params, path)
+        kernel = leaves.get("kernel")
+        if kernel is None or kernel.shape != delta.shape:
+            have = "no kernel" if kernel is None else kernel.shape
+            raise ValueError(
+                f"{'/'.join(path)}: the addition is {delta.shape}, the base has {have}."
+            )
+        merged = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+        params = _replaced(params, path, {**leaves, "kernel": merged})
+        _insert(originals, path, {"kernel": kernel})
     return Merged(params, originals)
 
 

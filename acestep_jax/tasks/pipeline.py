@@ -13,6 +13,7 @@ is compiled for travel as one batch.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +31,8 @@ from acestep_jax.ops import corrections, editing, flow, levels
 from acestep_jax.sampling import buckets, sampler, schedule, tiles
 from acestep_jax.sampling import flow as sampling_flow
 from acestep_jax.sampling.steering import Hold
-from acestep_jax.tasks import condition, inputs, timbre, tokens
+from acestep_jax.tasks import adapted, condition, inputs, timbre, tokens
+from acestep_jax.tasks.adapted import AnyAdapter
 from acestep_jax.tasks.condition import Conditions
 from acestep_jax.tasks.inputs import Inputs, Sounds
 from acestep_jax.tasks.request import KEEPING, BadRequest, Request
@@ -78,6 +80,7 @@ class Pipeline:
       tokenizer: the text encoder's.
       silence_latent: [1, S, C].
       settings: used where a call gives none.
+      base: the pipeline that adapters were put on, if they were.
     """
 
     networks: Networks
@@ -87,6 +90,7 @@ class Pipeline:
     tokenizer: tokenizers.Tokenizer
     silence_latent: Array
     settings: Settings
+    base: "Pipeline | None" = None
 
     @classmethod
     def load(
@@ -129,6 +133,31 @@ class Pipeline:
             silence_latent=jnp.asarray(silence),
             settings=settings or default_settings(package.config),
         )
+
+    def with_adapters(
+        self,
+        *adapters: str | os.PathLike | AnyAdapter | tuple[str | os.PathLike | AnyAdapter, float],
+        merge: bool = False,
+    ) -> "Pipeline":
+        """Puts LoRA or LoKr on the DiT and gives the pipeline that has them; this one has none.
+
+        Args:
+          adapters: folders, files, hub ids or loaded adapters, each alone or with its weight:
+            `pipe.with_adapters("singer", ("strings", 0.5))`. They replace those that were on.
+          merge: add them to the kernels instead of computing them beside; see `adapted.adapt`.
+
+        Raises:
+          FileNotFoundError, CheckpointError, ValueError: if one is missing or does not fit.
+        """
+        base = self.base or self
+        pairs = [pair if isinstance(pair, tuple) else (pair, 1.0) for pair in adapters]
+        loaded = adapted.load_all(pairs, base.networks.config)
+        networks, params = adapted.adapt(base.networks, base.params, loaded, merge=merge)
+        return dataclasses.replace(base, networks=networks, params=params, base=base)
+
+    def without_adapters(self) -> "Pipeline":
+        """Gives the pipeline as it was loaded, bit for bit."""
+        return self.base or self
 
     # The way through -----------------------------------------------------------------------------
 
@@ -254,7 +283,9 @@ class Pipeline:
         """Makes what the DiT reads."""
         refs = int(np.bincount(np.asarray(arrays.timbre_owner)).max())
         covers = bool(np.any(arrays.is_cover))
-        return _conditions(self.networks, self.params, arrays, self.silence_latent, refs, covers)
+        networks = self.without_adapters().networks  # those on the DiT shall compile nothing anew
+        params = {name: tree for name, tree in self.params.items() if name != "dit"}
+        return _conditions(networks, params, arrays, self.silence_latent, refs, covers)
 
     def sample(self, requests: Sequence[Request], arrays: Inputs, settings: Settings) -> Array:
         """Samples latents [B, T, C] of requests that agree in what `program_key` lists."""

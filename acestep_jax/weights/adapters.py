@@ -35,7 +35,7 @@ from acestep_jax.weights.tensorfile import CheckpointError, Stored
 LAYOUTS = ("official", "diffusers")
 """Namings that adapters are written in; reading tells them apart."""
 
-_CONFIG = "adapter_config.json"
+CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model"
 _PIPELINE_WEIGHTS = "pytorch_lora_weights"
 _PREFIX, _PIPELINE_PREFIX = "base_model.model.", "transformer."
@@ -92,7 +92,7 @@ def adapter_entries(config: ModelConfig | Qwen3Config, spec: LoRA) -> list[Entry
       spec: rank and targets.
     """
     entries = []
-    for entry in _linear_entries(config):
+    for entry in linear_entries(config):
         if not lora.matches(entry.path[:-1], spec.targets):
             continue
         fan_out, fan_in = entry.shape
@@ -107,7 +107,7 @@ def adapter_entries(config: ModelConfig | Qwen3Config, spec: LoRA) -> list[Entry
     return entries
 
 
-def _linear_entries(config: ModelConfig | Qwen3Config) -> list[Entry]:
+def linear_entries(config: ModelConfig | Qwen3Config) -> list[Entry]:
     """Lists what may be adapted: the kernels of linear layers, [out, in] as released."""
     if isinstance(config, Qwen3Config):
         entries = names.qwen3_entries(config)
@@ -120,7 +120,8 @@ def _linear_entries(config: ModelConfig | Qwen3Config) -> list[Entry]:
     return [entry for entry in entries if entry.path[-1] == "kernel" and len(entry.shape) == 2]
 
 
-def _diffusers_name(name: str) -> str:
+def diffusers_name(name: str) -> str:
+    """Gives diffusers' name for a tensor of the DiT."""
     return names.diffusers_location(f"decoder.{name}")[1]
 
 
@@ -156,7 +157,7 @@ def save_adapter(
     problems = convert.check_params(entries, params)
     if problems:
         raise ValueError("\n  ".join(["the adapter does not fit its configuration:", *problems]))
-    rename = _diffusers_name if layout == "diffusers" else str
+    rename = diffusers_name if layout == "diffusers" else str
     prefix = _PREFIX + ("model." if isinstance(config, Qwen3Config) else "")
     targets = sorted({rename(target) for target in adapter.spec.targets})
     tensors = convert.outgoing(entries, params, {}, dtype)
@@ -166,7 +167,7 @@ def save_adapter(
     if layout == "diffusers":
         stored = {_PIPELINE_PREFIX + rename(name): tensor for name, tensor in tensors.items()}
         tensorfile.write_files(Path(folder), _PIPELINE_WEIGHTS, stored, metadata=header)
-    configs.write_json(Path(folder) / _CONFIG, _config_to_json(adapter, targets))
+    configs.write_json(Path(folder) / CONFIG, _config_to_json(adapter, targets))
 
 
 def _config_to_json(adapter: Adapter, targets: Sequence[str]) -> dict[str, Any]:
@@ -195,7 +196,7 @@ def _diffusers_header(spec: LoRA) -> dict[str, str]:
         "r": spec.rank,
         "lora_alpha": _number(spec.alpha),
         "bias": "none",
-        "target_modules": sorted({_diffusers_name(target) for target in spec.targets}),
+        "target_modules": sorted({diffusers_name(target) for target in spec.targets}),
     }
     prefixed = {_PIPELINE_PREFIX + key: value for key, value in values.items()}
     return {"format": "pt", _HEADER_KEY: json.dumps(prefixed, sort_keys=True)}
@@ -216,7 +217,7 @@ def load_adapter(
 
     Args:
       where: a folder with `adapter_config.json`, or with diffusers' file, whose header then states
-        the strength; or a folder that holds it as `adapter`; or a hub id.
+        the strength; or a folder that holds it as `adapter`; or a hub id; or the file of weights.
       config: of the network it shall adapt.
       dtype: of the leaves; None keeps that of the file.
 
@@ -224,11 +225,8 @@ def load_adapter(
       FileNotFoundError: if there is no such folder.
       CheckpointError: if it is no plain LoRA of this network; it lists all that is wrong.
     """
-    folder = hub.resolve(where)
-    inner = folder / "adapter"
-    folder = inner if (inner / _CONFIG).is_file() else folder
     problems: list[str] = []
-    files = tensorfile.find_files(folder, (_WEIGHTS, _PIPELINE_WEIGHTS), problems)
+    folder, files = locate(where, (_WEIGHTS, _PIPELINE_WEIGHTS), problems)
     found = tensorfile.read_headers(files, problems)
     stated = _read_config(folder, files, problems)
     stored = _official_names(found, config)
@@ -244,14 +242,43 @@ def load_adapter(
     return Adapter(spec, params, stated)
 
 
+def locate(
+    where: str | os.PathLike, stems: Sequence[str], problems: list[str]
+) -> tuple[Path, list[Path]]:
+    """Finds an adapter's folder and its files of weights.
+
+    Args:
+      where: a folder, perhaps with the adapter in `adapter`; a hub id; or a file of weights.
+      stems: names of the files, without suffix, in the order of preference.
+      problems: receives what is missing.
+
+    Raises:
+      FileNotFoundError: if there is neither folder nor file.
+    """
+    file = Path(where).expanduser()
+    if file.is_file():
+        return file.parent, [file]
+    folder = hub.resolve(where)
+    inner = folder / "adapter"
+    folder = inner if (inner / CONFIG).is_file() else folder
+    return folder, tensorfile.find_files(folder, stems, problems)
+
+
+def strip_prefixes(name: str) -> str:
+    """Removes what PEFT and pipelines put before a module's name, and PEFT's default adapter."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name.replace(".default.", ".")
+
+
 def _read_config(folder: Path, files: Sequence[Path], problems: list[str]) -> Json:
     """Reads `adapter_config.json`, or what diffusers wrote into the header instead."""
-    if (folder / _CONFIG).is_file() or not files:
-        return configs.read_json(folder / _CONFIG, problems) or {}
+    if (folder / CONFIG).is_file() or not files:
+        return configs.read_json(folder / CONFIG, problems) or {}
     header = tensorfile.read_metadata(files[0]).get(_HEADER_KEY)
     if header is None:
         problems.append(
-            f"missing: {_CONFIG}, and {files[0].name} does not state r and lora_alpha either; "
+            f"missing: {CONFIG}, and {files[0].name} does not state r and lora_alpha either; "
             "without them nobody knows how strong the adapter is"
         )
         return {}
@@ -269,15 +296,12 @@ def _official_names(
     """Strips prefixes, and turns diffusers' names into official ones."""
     official: dict[str, str] = {}
     if not isinstance(config, Qwen3Config):
-        for entry in _linear_entries(config):
+        for entry in linear_entries(config):
             stem = entry.name.removesuffix(".weight")
-            official[_diffusers_name(entry.name).removesuffix(".weight")] = stem
+            official[diffusers_name(entry.name).removesuffix(".weight")] = stem
     stored = {}
     for name, tensor in found.items():
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        stem, mark, rest = name.partition(".lora_")
-        rest = rest.replace(".default.", ".")  # PEFT's name for an adapter without one
+        stem, mark, rest = strip_prefixes(name).partition(".lora_")
         stored[official.get(stem, stem) + mark + rest] = tensor
     return stored
 
@@ -293,11 +317,11 @@ def _read_spec(
         if key in stated and stated[key] not in plain:
             problems.append(f"unsupported: {key} is {stated[key]!r}; only plain LoRA is read here")
     if any(".lokr_" in name for name in stored):
-        problems.append("unsupported: these are LoKr factors, not LoRA's")
+        problems.append("unsupported: these are LoKr factors; use weights.load_any_adapter")
     if problems:
         return None
     stems = {name.partition(".lora_")[0] for name in stored}
-    known = {entry.name.removesuffix(".weight") for entry in _linear_entries(config)}
+    known = {entry.name.removesuffix(".weight") for entry in linear_entries(config)}
     problems += [f"unexpected: {stem} is no linear layer here" for stem in sorted(stems - known)]
     try:
         rank, alpha = int(stated["r"]), float(stated["lora_alpha"])

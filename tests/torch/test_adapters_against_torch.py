@@ -163,3 +163,29 @@ def test_we_load_what_peft_saves(base, rslora, tmp_path):
     assert adapter.spec.scale == pytest.approx(6 / 4**0.5 if rslora else 6 / 4)
     assert adapter.spec.targets == ("q_proj", "v_proj", "o_proj")
     assert_close(ours(model, adapter.collection()), theirs(module.base_model.model))
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_we_load_the_kronecker_adapters_that_peft_saves(base, decompose, tmp_path):
+    _, model = base
+    config = peft.LoKrConfig(
+        r=2, alpha=3, target_modules=["to_q", "to_out.0"], decompose_both=decompose
+    )
+    module = peft.get_peft_model(transformer(base), config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if ".lokr_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    module.eval().save_pretrained(tmp_path)
+    adapter = weights.load_any_adapter(tmp_path, model.config)
+    merged = lora.add_deltas(model.params["dit"], adapter.deltas()).params
+    velocity = DiT(model.config).apply(
+        {"params": merged},
+        INPUTS["hidden_states"],
+        INPUTS["timestep"],
+        INPUTS["context_latents"],
+        INPUTS["encoder_hidden_states"],
+    )
+    assert np.linalg.norm(velocity - ours(model, {})) > 0.05 * np.linalg.norm(velocity)
+    assert_close(velocity, theirs(module.base_model.model))
