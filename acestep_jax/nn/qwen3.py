@@ -136,6 +136,31 @@ class Qwen3(nn.Module):
         hidden, cache = self._extend(hidden, rotation, present, cache)
         return self.norm(hidden), cache
 
+    def prefill(
+        self, tokens: Array, mask: Array, size: int, dtype: jnp.dtype | None = None
+    ) -> tuple[Array, Cache]:
+        """Runs prompts and keeps their keys and values, as the beginning of a cache.
+
+        The same as a call with an empty cache, but prompts attend to themselves alone and not to
+        the whole buffer.
+
+        Args:
+          tokens: int [B, T].
+          mask: [B, T], False for padding, which must stand on the left.
+          size: slots an item (S), T and what will be appended together.
+          dtype: of the cache; by default that of the products.
+
+        Returns:
+          Hidden states [B, T, D] after the final norm, and the cache.
+        """
+        if tokens.shape[1] > size:
+            raise ValueError(f"{tokens.shape[1]} tokens do not fit a cache of {size} slots.")
+        cache = init_cache(self.config, tokens.shape[0], size, dtype or self.dtype)
+        rotation = rope.rotation_at(masks.positions(mask), self._frequencies())
+        hidden = self.embed(tokens).astype(self.dtype)
+        hidden, cache = self._extend(hidden, rotation, mask.astype(bool), cache, first=True)
+        return self.norm(hidden), cache
+
     def embed(self, tokens: Array) -> Array:
         """Looks tokens [B, T] up in the embedding table, [B, T, D]."""
         return share_batch(jnp.take(self.embed_tokens, tokens, axis=0))
@@ -153,6 +178,20 @@ class Qwen3(nn.Module):
             table = self.embed_tokens[start:stop].astype(self.dtype)
             return jnp.einsum("BTD,VD->BTV", hidden, table, preferred_element_type=jnp.float32)
         return self.lm_head(hidden)[..., start:stop].astype(jnp.float32)
+
+    def token_logits(self, hidden: Array, tokens: Array) -> Array:
+        """Scores a few tokens of each item alone: float32 [B, K].
+
+        Args:
+          hidden: final hidden states [B, D].
+          tokens: int [B, K].
+        """
+        hidden = hidden.astype(self.dtype)
+        if self.config.tie_word_embeddings:
+            rows = jnp.take(self.embed_tokens, tokens, axis=0).astype(self.dtype)
+            return jnp.einsum("BD,BKD->BK", hidden, rows, preferred_element_type=jnp.float32)
+        scores = self.lm_head(hidden).astype(jnp.float32)
+        return jnp.take_along_axis(scores, tokens, axis=1)
 
     def score(self, tokens: Array, *, mask: Array | None = None) -> Array:
         """Scores the next token everywhere in a sequence, float32 [B, T, V]."""
@@ -172,14 +211,20 @@ class Qwen3(nn.Module):
         return hidden
 
     def _extend(
-        self, hidden: Array, rotation: rope.Rotation, present: Array, cache: Cache
+        self,
+        hidden: Array,
+        rotation: rope.Rotation,
+        present: Array,
+        cache: Cache,
+        *,
+        first: bool = False,
     ) -> tuple[Array, Cache]:
-        """Appends to the cache and attends to all of it.
+        """Appends to the cache and attends to all of it, or to the new tokens alone if `first`.
 
         The buffers travel in the carry and are written in place, a slice a layer: as outputs of the
         scan they would be copied whole at every token.
         """
-        start = cache.length
+        start = 0 if first else cache.length
         seen = jax.lax.dynamic_update_slice(cache.mask, present, (0, start))
 
         def body(layer: TransformerLayer, carry: Any, shared: Any) -> tuple[Any, None]:
@@ -188,15 +233,20 @@ class Qwen3(nn.Module):
             at = (index, 0, start, 0, 0)
             k = jax.lax.dynamic_update_slice(k, new.k[None].astype(k.dtype), at)
             v = jax.lax.dynamic_update_slice(v, new.v[None].astype(v.dtype), at)
-            own = KeyValue(
-                jax.lax.dynamic_index_in_dim(k, index, keepdims=False),
-                jax.lax.dynamic_index_in_dim(v, index, keepdims=False),
-            )
-            return (layer.finish(hidden, q, own, shared[1], start), k, v, index + 1), None
+            if first:
+                hidden = layer.finish(hidden, q, new, shared[1])
+            else:
+                own = KeyValue(
+                    jax.lax.dynamic_index_in_dim(k, index, keepdims=False),
+                    jax.lax.dynamic_index_in_dim(v, index, keepdims=False),
+                )
+                hidden = layer.finish(hidden, q, own, shared[1], start)
+            return (hidden, k, v, index + 1), None
 
         carry = (hidden, cache.k, cache.v, jnp.zeros((), jnp.int32))
-        (hidden, k, v, _), _ = self._scan(body)(self.layers, carry, (rotation, seen))
-        return hidden, Cache(k, v, seen, start + present.shape[1])
+        shared = (rotation, present if first else seen)
+        (hidden, k, v, _), _ = self._scan(body)(self.layers, carry, shared)
+        return hidden, Cache(k, v, seen, jnp.asarray(start + present.shape[1], jnp.int32))
 
     def _scan(self, body: Any) -> Any:
         if self.remat:

@@ -27,10 +27,6 @@ from acestep_jax.nn.config import Qwen3Config, VAEConfig
 Arrays = dict[str, np.ndarray]
 
 
-class NotYet(Exception):
-    """The case needs something that is not built yet; it counts neither as passed nor as failed."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One entry of a manifest.

@@ -1,4 +1,4 @@
-"""What each operation of a parity folder is here: the table `OPERATIONS`, and `LATER`.
+"""What each operation of a parity folder is here: the table `OPERATIONS`.
 
 An operation takes (checkpoint folder, parameters, inputs) and returns its outputs as arrays. A new
 one is a function in the table. Arrays are laid out as in the official code; ours put channels last.
@@ -24,9 +24,10 @@ from acestep_jax.nn.dit import DiT
 from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.nn.tokenizer import AudioTokenizer, Detokenizer
 from acestep_jax.nn.vae import VAE
-from acestep_jax.ops import corrections, levels, solvers, timesteps
+from acestep_jax.ops import corrections, grammar, levels, solvers, timesteps
 from acestep_jax.ops import flow as ops_flow
-from acestep_jax.sampling import sampler, schedule
+from acestep_jax.ops.logits import Rules
+from acestep_jax.sampling import decode, sampler, schedule
 from acestep_jax.sampling.steering import Hold, Steering
 from acestep_jax.tasks import condition, settings, tokens
 from acestep_jax.typing import Array
@@ -139,6 +140,39 @@ def lm_forward(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any
     hidden = run(module, planner.params, tokens, mask=inputs["attention_mask"].astype(bool))
     logits = run(module, planner.params, hidden, method="logits")
     return {"last_hidden_state": hidden, "logits": logits}
+
+
+def lm_greedy(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
+    """Continues left-padded prompts by the best tokens."""
+    return _greedy(folder, params, inputs, len(inputs["input_ids"]), None)
+
+
+def lm_cfg_greedy(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
+    """The same with guidance: conditional rows, then as many unconditional ones."""
+    return _greedy(folder, params, inputs, len(inputs["input_ids"]) // 2, params["cfg_scale"])
+
+
+def _greedy(
+    folder: Path, params: Params, inputs: Arrays, items: int, scale: float | None
+) -> Mapping[str, Any]:
+    planner = load_qwen3(folder)
+    rules = Rules(
+        temperature=jnp.zeros(items), guidance=None if scale is None else jnp.full(items, scale)
+    )
+    program = [1 + grammar.ANY, 1 + grammar.END]
+    written = decode.decode_text(
+        Qwen3(planner.config),
+        planner.params,
+        decode.Prompts(inputs["input_ids"].astype(np.int32), inputs["attention_mask"].astype(bool)),
+        jax.random.split(jax.random.key(0), items),
+        grammar.unconstrained(planner.config.vocab_size),
+        jnp.tile(jnp.asarray(program), (items, 1)),
+        jnp.zeros(items, jnp.int32),
+        rules,
+        budget=params["max_new_tokens"],
+    )
+    dtype = np.int64  # as torch counts
+    return {"new_tokens": np.asarray(written.tokens, dtype)}
 
 
 # What the official `generate_audio` takes; other names are a mistake in the folder.
@@ -364,13 +398,9 @@ OPERATIONS: dict[str, Operation] = {
     "vae_decode": vae_decode,
     "text_encode": text_encode,
     "lm_forward": lm_forward,
+    "lm_greedy": lm_greedy,
+    "lm_cfg_greedy": lm_cfg_greedy,
     "sample": sample,
     "generate": generate,
 }
 """Operations by their name in a manifest."""
-
-LATER = {
-    "lm_greedy": "decoding with the planner",
-    "lm_cfg_greedy": "decoding with the planner",
-}
-"""Operations that are not built yet, and what they need."""

@@ -1,6 +1,6 @@
-"""What `prompts.json` of a parity folder holds: the DiT's prompts, spans and constants.
+"""What `prompts.json` of a parity folder holds: prompts of DiT and planner, spans and constants.
 
-Each entry is one check; `checks` names them. The planner's part (`lm`) is not built yet.
+Each entry is one check; `checks` names them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from acestep_jax.tasks import edits, inputs, prompt, tokens
+from acestep_jax.tasks.planning import blueprint, chat
+from acestep_jax.tasks.planning.vocabulary import Vocabulary
+from acestep_jax.tasks.request import NUM_CODES
 
 
 def texts(request: Mapping[str, Any]) -> tuple[str, str]:
@@ -36,6 +39,58 @@ def checks(folder: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Call
     for i, entry in enumerate(content["chunk_masks"]):
         yield f"prompts_mask_{i}", lambda entry=entry: _check_masks(entry)
     yield "prompts_constants", lambda: _check_constants(content["constants"])
+    if "lm" in content:
+        yield "prompts_lm", lambda: _check_planner(folder, content["lm"])
+
+
+def _check_planner(folder: Path, content: Mapping[str, Any]) -> str:
+    """Checks chains of thought, prompts and their ids, parsed outputs and codes in text."""
+    tokenizer = tokens.load_tokenizer(str(folder / content["tokenizer"]))
+    vocabulary = Vocabulary.of(tokenizer, tokenizer.get_vocab_size())
+    wrong = []
+    for entry in content["cot"]:
+        if blueprint.write_cot(entry["metadata"]) != entry["text"]:
+            wrong.append(f"the chain of thought of {entry['metadata']} differs")
+    for entry in content["prompts"]:
+        parts = _planner_prompt(entry["method"], **entry["args"])
+        if "".join(parts) != entry["text"]:
+            wrong.append(f"{entry['method']} gives {''.join(parts)!r}, not {entry['text']!r}")
+        elif vocabulary.encode_prompt(parts) != entry["ids"]:
+            wrong.append(f"the ids of {entry['method']}({entry['args']}) differ")
+    for entry in content["parsed"]:
+        fields = blueprint.parse_fields(blueprint.reasoning_of(entry["output"]), unquote=False)
+        if fields != entry["metadata"]:
+            wrong.append(f"{entry['output']!r} is read as {fields}")
+        codes = blueprint.read_codes(entry["output"], NUM_CODES)
+        if "".join(f"<|audio_code_{code}|>" for code in codes) != entry["codes"]:
+            wrong.append(f"{entry['output']!r} gives the codes {codes}")
+    for entry in content["audio_code_ids"]:
+        if list(blueprint.read_codes(entry["text"], NUM_CODES)) != entry["ids"]:
+            wrong.append(f"the codes of {entry['text']!r} differ")
+    return "; ".join(wrong)
+
+
+def _planner_prompt(
+    method: str, is_negative_prompt: bool = False, negative_prompt: str = chat.NO_INPUT, **args: Any
+) -> chat.Parts:
+    """Writes a prompt as the method of the official handler does."""
+    kind = method.removeprefix("build_formatted_prompt").removeprefix("_")
+    if kind == "for_understanding":
+        return chat.understand_prompt(
+            () if is_negative_prompt else blueprint.read_codes(args["audio_codes"], NUM_CODES)
+        )
+    if kind == "for_inspiration":
+        return chat.inspire_prompt(args["query"], instrumental=args["instrumental"])
+    if kind == "for_format":
+        return chat.format_prompt(args["caption"], args["lyrics"])
+    song = args["caption"], args["lyrics"]
+    if kind == "with_cot":
+        if is_negative_prompt:
+            return chat.code_negative(*song, negative_prompt)
+        return chat.code_prompt(*song, args["cot_text"])
+    if is_negative_prompt:
+        return chat.plan_negative(args["lyrics"], negative_prompt)
+    return chat.plan_prompt(*song)
 
 
 def _check_texts(entry: Mapping[str, Any], tokenizer: Any) -> str:

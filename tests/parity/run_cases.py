@@ -2,8 +2,7 @@
 
     python tests/parity/run_cases.py DIR [--layout official|diffusers] [--only op or id]
 
-Float32, on whatever device JAX has. Exits with 1 if a case fails. Cases that need what is not built
-yet are printed as `later` and counted neither as passed nor as failed.
+Float32, on whatever device JAX has. Exits with 1 if a case fails.
 """
 
 import argparse
@@ -26,11 +25,8 @@ def run_case(case: parity_cases.Case, layout: str = "official") -> list[parity_c
     """Runs one case and compares its outputs.
 
     Raises:
-      NotYet: if it needs something that is not built yet.
       NotImplementedError: if the operation is unknown.
     """
-    if case.op in parity_operations.LATER:
-        raise parity_cases.NotYet(parity_operations.LATER[case.op])
     if case.op not in parity_operations.OPERATIONS:
         known = ", ".join(parity_operations.OPERATIONS)
         raise NotImplementedError(f"unknown operation {case.op!r}; known are {known}")
@@ -41,13 +37,10 @@ def run_case(case: parity_cases.Case, layout: str = "official") -> list[parity_c
 
 
 def report(case: parity_cases.Case, layout: str) -> str:
-    """Runs a case, prints its line and returns "passed", "failed" or "later"."""
+    """Runs a case, prints its line and returns "passed" or "failed"."""
     start = time.perf_counter()
     try:
         outcomes = run_case(case, layout)
-    except parity_cases.NotYet as reason:
-        print(f"later   {case.id}: needs {reason}", flush=True)
-        return "later"
     except Exception as error:  # one broken case must not hide the others
         print(f"FAILED  {case.id}: {type(error).__name__}: {error}", flush=True)
         traceback.print_exc()
@@ -67,8 +60,6 @@ def report_prompts(folder: Path, content: dict) -> list[str]:
         problem = check()
         states.append("failed" if problem else "passed")
         print(f"FAILED  {name}: {problem}" if problem else f"passed  {name}", flush=True)
-    if "lm" in content:
-        print("later   prompts_lm: needs the planner's prompts")
     return states
 
 
@@ -91,8 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompts = arguments.folder / "prompts.json"
     if prompts.is_file() and only in (None, "prompts"):
         states += report_prompts(arguments.folder, json.loads(prompts.read_text("utf-8")))
-    if "later" in states:
-        print(f"{states.count('later')} later")
     print(f"{states.count('passed')} passed, {states.count('failed')} failed")
     return 1 if "failed" in states else 0
 

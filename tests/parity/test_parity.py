@@ -10,19 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import parity_cases
-import parity_operations
+import parity_prompts
 import pytest
 import run_cases
 
 DATA = Path(__file__).parent / "data"
 ALL = parity_cases.read_cases(DATA)
-
-
-def is_later(case):
-    return case.op in parity_operations.LATER
-
-
-NOW = [case for case in ALL if not is_later(case)]
 
 
 def parametrize(cases):
@@ -51,29 +44,28 @@ def is_slow(case):
 
 
 @pytest.mark.parity
-@parametrize(NOW)
+@parametrize(ALL)
 def test_the_outputs_agree_with_the_release(case):
     outcomes = run_cases.run_case(case)
     assert outcomes
     assert all(outcome.passed for outcome in outcomes), "; ".join(map(str, outcomes))
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("case", [case for case in ALL if is_later(case)], ids=lambda case: case.id)
-def test_what_is_not_built_yet_is_never_counted_as_passed(case):
-    with pytest.raises(parity_cases.NotYet):
-        run_cases.run_case(case)
+def test_the_folder_has_the_number_of_cases_that_are_answered():
+    assert len(ALL) == 99
 
 
-def test_the_folder_has_the_number_of_cases_that_networks_and_sampling_answer():
-    assert len(NOW) == 96
+def test_the_planners_prompts_and_readings_are_the_releases():
+    content = json.loads((DATA / "prompts.json").read_text("utf-8"))
+    checks = dict(parity_prompts.checks(DATA, content))
+    assert checks["prompts_lm"]() == ""
 
 
 @pytest.mark.parametrize("name", ["acestep-v15-turbo", "acestep-v15-xl-turbo"])
 def test_a_package_read_from_the_diffusers_layout_gives_the_same_numbers(name, tmp_path):
     official = parity_cases.load_model(DATA / "checkpoints" / name)
     parity_cases.weights.save_model(tmp_path / "diffusers" / name, official, layout="diffusers")
-    case = next(case for case in NOW if case.op == "dit_velocity" and name in str(case.entry))
+    case = next(case for case in ALL if case.op == "dit_velocity" and name in str(case.entry))
     moved = parity_cases.Case(tmp_path, case.entry)
     found = parity_cases.load_model(moved.checkpoint("diffusers"))
     assert found.source.layout == "diffusers"
@@ -94,7 +86,7 @@ def perturbed(folder, case, change):
 
 
 def test_one_wrong_code_fails_an_exact_rule(tmp_path):
-    case = next(case for case in NOW if case.op == "tokenize")
+    case = next(case for case in ALL if case.op == "tokenize")
 
     def change(expected):
         expected["indices"][0, 0] += 1
@@ -104,7 +96,7 @@ def test_one_wrong_code_fails_an_exact_rule(tmp_path):
 
 
 def test_the_command_line_reports_a_failure_and_exits_with_one(tmp_path, capsys):
-    case = next(case for case in NOW if case.op == "text_encode")
+    case = next(case for case in ALL if case.op == "text_encode")
 
     def change(expected):
         expected["last_hidden_state"] *= 1.001  # twenty times the tolerance
@@ -132,7 +124,7 @@ def test_masked_elements_do_not_count_and_wrong_shapes_and_nan_always_fail():
     assert rule("float", [np.nan, 1.0], [1.0, 1.0])[0] == float("inf")
 
 
-def test_an_unknown_operation_is_a_failure_and_not_a_later_one():
+def test_an_unknown_operation_is_a_failure():
     case = parity_cases.Case(DATA, {"id": "x", "op": "dance", "params": {}})
     with pytest.raises(NotImplementedError, match="dit_velocity"):
         run_cases.run_case(case)
