@@ -20,7 +20,6 @@ Nothing here knows a vocabulary: `tasks.planning.grammar` builds tables and prog
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from acestep_jax.typing import Array
@@ -220,11 +219,12 @@ def allowed(grammar: Grammar, due: Array, codes: tuple[int, int], stop: int) -> 
       stop: the token that ends the codes.
     """
     n, size = grammar.num_nodes, grammar.masks.shape[1]
-    flat, ids = due.reshape(-1), jnp.arange(size)
+    flat, ids = due.reshape(-1), jnp.arange(size)[None]
     rows = candidates(grammar, flat)
     rows = jnp.where(is_tree(grammar, flat)[:, None], rows, jnp.maximum(-1 - flat, -1)[:, None])
+    places = jnp.where(rows < 0, size, rows)
     listed = jnp.zeros((len(flat), size + 1), bool)
-    listed = listed.at[jnp.arange(len(flat))[:, None], jnp.where(rows < 0, size, rows)].set(True)
+    listed = listed.at[jnp.arange(len(flat))[:, None], places].set(True)
     is_code = (ids >= codes[0]) & (ids < codes[1])
     sung = is_code | ((ids == stop) & (flat == n + CODES_OR_STOP)[:, None])
     mask = jnp.where(is_text(grammar, flat)[:, None], text_mask(grammar, flat), listed[:, :size])

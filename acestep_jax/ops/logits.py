@@ -18,14 +18,14 @@ class Rules(NamedTuple):
     """How the tokens of each item are drawn; all [B], None switches a rule off for all items.
 
     Attributes:
-      temperature: divides logits; 0 or less takes the best token.
+      temperature: divides logits; 0 or less takes the best token, None does so for all items.
       top_k: keep logits of at least the k-th largest, ties included; 0 keeps all.
       top_p: keep the fewest tokens whose mass reaches p, at least one; 1 keeps all.
       penalty: positive logits of tokens already written are divided by it, negative multiplied.
       guidance: s of l_uncond + s (l_cond - l_uncond); 1 or less is the conditional alone.
     """
 
-    temperature: Array
+    temperature: Array | None
     top_k: Array | None = None
     top_p: Array | None = None
     penalty: Array | None = None
@@ -91,8 +91,9 @@ def shape(logits: Array, rules: Rules) -> Array:
       rules: temperature, then top-k, then top-p. A temperature of 0 or less leaves logits as they
         are, since the best token is taken.
     """
-    temperature = jnp.where(rules.temperature > 0, rules.temperature, 1.0)[:, None]
-    logits = logits.astype(jnp.float32) / temperature
+    logits = logits.astype(jnp.float32)
+    if rules.temperature is not None:
+        logits = logits / jnp.where(rules.temperature > 0, rules.temperature, 1.0)[:, None]
     if rules.top_k is not None:
         logits = keep_top_k(logits, rules.top_k)
     if rules.top_p is not None:
@@ -100,22 +101,20 @@ def shape(logits: Array, rules: Rules) -> Array:
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-def gumbel(keys: Key, size: int) -> Array:
-    """Draws what is added to log-probabilities for an exact draw: [B, size], a key an item."""
-    return jax.vmap(lambda key: jax.random.gumbel(key, (size,)))(keys)
-
-
-def choose(log_probs: Array, noise: Array, temperature: Array) -> tuple[Array, Array]:
+def choose(log_probs: Array, keys: Key, temperature: Array | None) -> tuple[Array, Array]:
     """Draws a token of each row by argmax(log p + Gumbel noise); the best one at temperature 0.
 
     Args:
       log_probs: normalised [B, V].
-      noise: standard Gumbel [B, V].
-      temperature: [B].
+      keys: [B], one an item.
+      temperature: [B], or None for the best of all.
 
     Returns:
       Positions int32 [B] and their log-probabilities [B].
     """
-    drawn = jnp.where(temperature[:, None] > 0, log_probs + noise, log_probs)
+    drawn = log_probs
+    if temperature is not None:
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, log_probs.shape[1:]))(keys)
+        drawn = jnp.where(temperature[:, None] > 0, log_probs + noise, log_probs)
     position = jnp.argmax(drawn, axis=-1).astype(jnp.int32)
     return position, jnp.take_along_axis(log_probs, position[:, None], axis=-1)[:, 0]

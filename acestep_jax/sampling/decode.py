@@ -201,8 +201,7 @@ def score_text(
     log_probs = logits_lib.shape(
         jnp.where(grammar_lib.text_mask(grammar, due), whole, -jnp.inf), rules
     )
-    noise = logits_lib.gumbel(keys, whole.shape[1])
-    token, log_prob = logits_lib.choose(log_probs, noise, rules.temperature)
+    token, log_prob = logits_lib.choose(log_probs, keys, rules.temperature)
     ids = jnp.maximum(grammar_lib.candidates(grammar, due), 0)
     few = jnp.take_along_axis(whole, ids, axis=1)
     return Scores(few, jnp.argmax(whole, axis=1).astype(jnp.int32), token, log_prob)
@@ -221,6 +220,24 @@ def _score_few(
     return Scores(logits_lib.raw(logits, rules, seen), zeros, zeros, zeros.astype(jnp.float32))
 
 
+class Choice(NamedTuple):
+    """The next token of every item; all [B] but the state.
+
+    Attributes:
+      state: before the token, with captions that ended.
+      due: what the grammar asked for.
+      token: the answer.
+      log_prob: of it.
+      told: `due` as `Written` tells it: where the best token is taken, it counts as fixed.
+    """
+
+    state: State
+    due: Array
+    token: Array
+    log_prob: Array
+    told: Array
+
+
 def choose_text(
     grammar: Grammar,
     programs: Array,
@@ -229,26 +246,22 @@ def choose_text(
     scores: Scores,
     rules: Rules,
     keys: Key,
-) -> tuple[State, Array, Array, Array]:
-    """Chooses the next token of every item.
-
-    Returns:
-      The state before the token; the token, its log-probability, and what was due, [B] each. At
-      nodes that take the best token it counts as fixed.
-    """
+) -> Choice:
+    """Chooses the next token of every item from scores of the present step."""
     due, state = grammar_lib.settle(grammar, programs, state, due, scores.best)
     ids = grammar_lib.candidates(grammar, due)
-    masked = jnp.where(ids >= 0, scores.few, -jnp.inf)
-    noise = logits_lib.gumbel(keys, ids.shape[1])
+    log_probs = logits_lib.shape(jnp.where(ids >= 0, scores.few, -jnp.inf), rules)
     tree = grammar_lib.is_tree(grammar, due)
     greedy = tree & grammar.greedy[jnp.clip(due, 0, grammar.num_nodes - 1)]
-    temperature = jnp.where(greedy, 0.0, rules.temperature)
-    column, log_prob = logits_lib.choose(logits_lib.shape(masked, rules), noise, temperature)
+    temperature = rules.temperature
+    if temperature is not None:
+        temperature = jnp.where(greedy, 0.0, temperature)
+    column, log_prob = logits_lib.choose(log_probs, keys, temperature)
     drawn = jnp.take_along_axis(ids, column[:, None], axis=1)[:, 0]
     text = grammar_lib.is_text(grammar, due)
     token = jnp.where(tree, drawn, jnp.where(text, scores.token, jnp.maximum(-1 - due, 0)))
     log_prob = jnp.where(tree & ~greedy, log_prob, jnp.where(text, scores.log_prob, 0.0))
-    return state, token, log_prob, jnp.where(greedy, -1 - token, due)
+    return Choice(state, due, token, log_prob, jnp.where(greedy, -1 - token, due))
 
 
 # Loops: compiled once for each size and kind ------------------------------------------------------
@@ -333,8 +346,7 @@ def choose_code(
     is_stop = jnp.arange(codes + 1)[None] == codes
     mask = ~is_stop | may_end[:, None]
     log_probs = logits_lib.shape(jnp.where(mask, logits, -jnp.inf), rules)
-    noise = logits_lib.gumbel(keys, codes + 1)
-    column, log_prob = logits_lib.choose(log_probs, noise, rules.temperature)
+    column, log_prob = logits_lib.choose(log_probs, keys, rules.temperature)
     token = jnp.where(ends | (column == codes), span.stop, span.first + column)
     states = jnp.where(may_end, grammar_lib.CODES_OR_STOP, grammar_lib.CODES)
     due = jnp.where(ends, -1 - span.stop, num_nodes + states)

@@ -70,12 +70,20 @@ class Book:
       rules: that they keep.
       tables: for `ops.grammar`, numpy arrays.
       roots: {field: node}.
+      depths: {field: tokens of its longest value, the line break included}.
     """
 
     vocabulary: Vocabulary
     rules: Rulebook
     tables: Grammar
     roots: Mapping[str, int]
+    depths: Mapping[str, int]
+
+    @property
+    def plan_tokens(self) -> int:
+        """Counts the tokens of the longest blueprint that can be written."""
+        texts = self.rules.caption_tokens + self.rules.genre_tokens + 2
+        return len(self.program(skip=())) + sum(self.depths.values()) + texts
 
     def state(self, kind: int) -> int:
         """Numbers a state of free text, or END, as an entry of a program."""
@@ -194,12 +202,14 @@ def build(vocabulary: Vocabulary, rules: Rulebook | None = None) -> Book:
     rules = rules or Rulebook()
     nodes: list[dict[int, int]] = []  # of each node {token: next node or LEAVE}
     seconds: dict[int, int] = {}
-    roots = {}
+    roots, depths = {}, {}
     for name, values in rules.values().items():
-        roots[name] = len(nodes)
+        roots[name], depths[name] = len(nodes), 0
         nodes.append({})
         for value in values:
-            node = _insert(nodes, roots[name], value_tokens(vocabulary, name, value))
+            path = value_tokens(vocabulary, name, value)
+            depths[name] = max(depths[name], len(path) + 1)
+            node = _insert(nodes, roots[name], path)
             nodes[node][vocabulary.newline] = grammar_lib.LEAVE
             if name == "duration":
                 seconds[node] = int(value)
@@ -212,7 +222,7 @@ def build(vocabulary: Vocabulary, rules: Rulebook | None = None) -> Book:
     greedy = np.arange(len(nodes)) == roots["language"]  # the release takes the best language
     length = np.array([seconds.get(node, 0) for node in range(len(nodes))], np.int32)
     tables = Grammar(tokens, follows, greedy, length, **_text_tables(vocabulary, rules))
-    return Book(vocabulary, rules, tables, roots)
+    return Book(vocabulary, rules, tables, roots, depths)
 
 
 def _insert(nodes: list[dict[int, int]], node: int, tokens: Sequence[int]) -> int:
