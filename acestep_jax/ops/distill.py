@@ -36,7 +36,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from acestep_jax.ops import flow, losses
+from acestep_jax.ops import flow, guidance, losses
 from acestep_jax.ops.solvers import VelocityFn
 from acestep_jax.typing import Array, Key
 
@@ -59,51 +59,95 @@ def matching_direction(conditional: Array, fake: Array, level: Array) -> Array:
     return flow.broadcast_time(level, fake) * (conditional - fake)
 
 
-def guidance_direction(
-    conditional: Array, unconditional: Array, level: Array, scale: Array | float
+def plain_excess(
+    conditional: Array,
+    unconditional: Array,
+    scale: Array | float,
+    frame_mask: Array | None = None,
 ) -> Array:
-    """Points away from what guidance adds: (scale - 1) tau (v_c - v_u)."""
-    return (scale - 1) * flow.broadcast_time(level, conditional) * (conditional - unconditional)
+    """Gives what classifier-free guidance adds to v_c: (scale - 1) (v_c - v_u)."""
+    del frame_mask
+    return (scale - 1) * (conditional - unconditional)
+
+
+def projected_excess(
+    conditional: Array,
+    unconditional: Array,
+    scale: Array | float,
+    frame_mask: Array | None = None,
+) -> Array:
+    """Gives what projected guidance adds to v_c (`guidance.projected`).
+
+    Without its momentum: a level drawn at random has no step before it.
+    """
+    still = jnp.zeros_like(conditional)
+    branches = (conditional, unconditional)
+    guided = guidance.projected(still, *branches, scale, decay=0.0, frame_mask=frame_mask)[1]
+    return guided - conditional
+
+
+EXCESSES: Mapping[str, Callable[..., Array]] = {"cfg": plain_excess, "apg": projected_excess}
+"""What guidance adds to the conditional velocity, by the rule's name in `sampling.steering`."""
+
+
+def guidance_direction(
+    conditional: Array,
+    unconditional: Array,
+    level: Array,
+    scale: Array | float,
+    rule: str = "cfg",
+    frame_mask: Array | None = None,
+) -> Array:
+    """Points away from what guidance adds: (scale - 1) tau (v_c - v_u), or that projected."""
+    excess = EXCESSES[rule](conditional, unconditional, scale, frame_mask)
+    return flow.broadcast_time(level, conditional) * excess
 
 
 def coupled_directions(
     generated: Array,
-    noise: Array,
-    level: Array,
+    noise: tuple[Array, ...],
+    level: tuple[Array, ...],
     fake: VelocityFn,
     conditional: VelocityFn,
     unconditional: VelocityFn,
     scale: Array | float,
+    rule: str = "cfg",
+    frame_mask: Array | None = None,
 ) -> Directions:
     """Evaluates both terms of (2) at one noise level: three network calls.
 
     Args:
       generated: x_g, [B, T, C].
-      noise: n, of the same shape.
-      level: tau, [B].
+      noise: n, of the same shape; of several the first is taken.
+      level: tau, [B]; of several the first is taken.
       fake: the fake score's velocity field (x, t) -> v; never guided.
       conditional: the teacher's field under the condition.
       unconditional: the teacher's field under the null condition.
       scale: guidance the student is to absorb; 1 removes the second term.
+      rule: how it is guided, a name in `EXCESSES`.
+      frame_mask: an item's own frames [B, T], over which projected guidance takes lengths.
     """
-    x = jax.lax.stop_gradient(flow.interpolate(generated, noise, level))
-    v_c, v_u, v_f = conditional(x, level), unconditional(x, level), fake(x, level)
+    (noise, *_), (tau, *_) = noise, level
+    x = jax.lax.stop_gradient(flow.interpolate(generated, noise, tau))
+    v_c, v_u, v_f = conditional(x, tau), unconditional(x, tau), fake(x, tau)
     directions = Directions(
-        matching=matching_direction(v_c, v_f, level),
-        guidance=guidance_direction(v_c, v_u, level, scale),
-        teacher_data=flow.data_from_velocity(x, v_c, level),
+        matching=matching_direction(v_c, v_f, tau),
+        guidance=guidance_direction(v_c, v_u, tau, scale, rule, frame_mask),
+        teacher_data=flow.data_from_velocity(x, v_c, tau),
     )
     return jax.lax.stop_gradient(directions)
 
 
 def decoupled_directions(
     generated: Array,
-    noise: tuple[Array, Array],
-    level: tuple[Array, Array],
+    noise: tuple[Array, ...],
+    level: tuple[Array, ...],
     fake: VelocityFn,
     conditional: VelocityFn,
     unconditional: VelocityFn,
     scale: Array | float,
+    rule: str = "cfg",
+    frame_mask: Array | None = None,
 ) -> Directions:
     """Evaluates the terms of (2) at a noise level each: four network calls.
 
@@ -118,11 +162,18 @@ def decoupled_directions(
     directions = Directions(
         matching=matching_direction(v_c, fake(x_m, tau_m), tau_m),
         guidance=guidance_direction(
-            conditional(x_g, tau_g), unconditional(x_g, tau_g), tau_g, scale
+            conditional(x_g, tau_g), unconditional(x_g, tau_g), tau_g, scale, rule, frame_mask
         ),
         teacher_data=flow.data_from_velocity(x_m, v_c, tau_m),
     )
     return jax.lax.stop_gradient(directions)
+
+
+DIRECTIONS: Mapping[bool, Callable[..., Directions]] = {
+    True: decoupled_directions,
+    False: coupled_directions,
+}
+"""The directions by whether the terms are decoupled: one set of arguments, three calls or four."""
 
 
 def normalizer(generated: Array, teacher_data: Array, frame_mask: Array | None = None) -> Array:
@@ -227,6 +278,15 @@ def approximate_r1(logits: Array, perturbed: Array) -> Array:
     return (logits - perturbed) ** 2
 
 
+def exact_r1(slope: Array) -> Array:
+    """Penalises the slope of an item's summed logits: |d sum_s D_s / dx|^2, [B, T, C] -> [B].
+
+    Divided by the number of segments it is what `approximate_r1` tends to over sigma^2, where no
+    two segments see the same frames. Source: Mescheder et al. 2018, arXiv:1801.04406.
+    """
+    return jnp.sum(slope**2, axis=(1, 2))
+
+
 # --- laws: what is drawn afresh every iteration ---
 
 
@@ -288,6 +348,18 @@ def draw_level(
     """Draws re-noising levels from U(low, high); an empty range (high < low) gives `low`."""
     high = jnp.maximum(low, high)
     return low + (high - low) * jax.random.uniform(key, shape, jnp.float32)
+
+
+def draw_term_levels(
+    key: Key, t_k: Array, low: float = MIN_LEVEL, high: float = MAX_LEVEL
+) -> tuple[Array, Array]:
+    """Draws the levels of the two terms of (2): from U(low, high), and from U(low, min(t_k, high)).
+
+    Guidance looks at levels cleaner than the step t_k [B] that the student just took.
+    """
+    matching_key, guidance_key = jax.random.split(key)
+    matching = draw_level(matching_key, t_k.shape, low, high)
+    return matching, draw_level(guidance_key, t_k.shape, low, jnp.minimum(t_k, high))
 
 
 def draw_log_snr_level(

@@ -7,7 +7,8 @@ caller adds it to the distribution-matching gradient, in the same units, and bot
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,7 +23,65 @@ from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Key, Params
 
 Metrics = dict[str, Array]
+Views = Mapping[str, tuple[Array, Scene]]
+"""{name: (noised latents [B, T, C], what they are judged under)}."""
 _PAIR = ("real", "fake")
+
+
+class Judged(NamedTuple):
+    """What the discriminator says of several views.
+
+    Attributes:
+      logits: {view: [B, S]}.
+      mask: [B, S], the segments that count.
+      slopes: {view: derivative of the counted logits' sum by the latents, [B, T, C]}, or {}.
+    """
+
+    logits: dict[str, Array]
+    mask: Array
+    slopes: dict[str, Array]
+
+
+class Penalty(NamedTuple):
+    """A way to measure how steep the discriminator is."""
+
+    views: Callable[[Gan, Views, Key], Views]  # what it wants judged besides
+    evaluate: Callable[[Callable, Array], tuple]  # (judge, x_t) -> logits, mask, slopes or None
+    size: Callable[[Gan, Judged], Array]  # the mean of |grad D|^2, real and fake added up
+
+
+def _nearby(config: Gan, views: Views, key: Key) -> Views:
+    keys = dict(zip(_PAIR, jax.random.split(key), strict=True))
+    near = {name: jax.random.normal(keys[name], views[name][0].shape) for name in _PAIR}
+    return {f"near {n}": (x + config.r1_sigma * near[n], s) for n, (x, s) in views.items()}
+
+
+def _plainly(judge: Callable, x_t: Array) -> tuple[Array, Array, None]:
+    return *judge(x_t), None
+
+
+def _with_slopes(judge: Callable, x_t: Array) -> tuple[Array, Array, Array]:
+    """Evaluates once and walks back once."""
+    logits, back, mask = jax.vjp(judge, x_t, has_aux=True)
+    return logits, mask, back(mask)[0]
+
+
+def _finite_slope(config: Gan, judged: Judged) -> Array:
+    pairs = [(judged.logits[name], judged.logits[f"near {name}"]) for name in _PAIR]
+    sizes = [losses.masked_mean(distill.approximate_r1(*pair), judged.mask) for pair in pairs]
+    return sum(sizes) / config.r1_sigma**2
+
+
+def _slope(config: Gan, judged: Judged) -> Array:
+    count = jnp.maximum(jnp.sum(judged.mask), 1.0)
+    return sum(jnp.sum(distill.exact_r1(judged.slopes[name])) for name in _PAIR) / count
+
+
+PENALTIES = {
+    "approximate": Penalty(_nearby, _plainly, _finite_slope),
+    "exact": Penalty(lambda config, views, key: {}, _with_slopes, _slope),
+}
+"""Penalties by the name that `Gan.r1` gives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +117,9 @@ class Adversary:
 
         return jax.jit(draw)(key)
 
-    def choose_features(self, fake: Params, teacher: Params) -> Params:
+    def choose_features(self, players: Params) -> Params:
         """Chooses the DiT whose hidden states a feature discriminator reads."""
-        return jax.lax.stop_gradient(fake if self.config.features_of == "fake" else teacher)
+        return jax.lax.stop_gradient(players[self.config.features_of])
 
     def judge(
         self, params: Params, features: Params, x_t: Array, t: Array, scene: Scene
@@ -97,8 +156,8 @@ class Adversary:
           generated: [B, T, C].
           key: of level and noises.
         """
-        config = self.config
-        level_key, noise_key, *near_keys = jax.random.split(key, 4)
+        config, penalty = self.config, PENALTIES[self.config.r1]
+        level_key, noise_key, near_key = jax.random.split(key, 3)
         level = self._level(level_key, generated.shape[:1])
         noise = jax.random.normal(noise_key, generated.shape)
         views = {
@@ -106,51 +165,53 @@ class Adversary:
             for name, songs in zip(_PAIR, (scene.real, generated), strict=True)
         }
         if config.r1_weight > 0:
-            for near_key, name in zip(near_keys, _PAIR, strict=True):
-                x = views[name][0]
-                nearby = x + config.r1_sigma * jax.random.normal(near_key, x.shape)
-                views[f"near {name}"] = (nearby, scene)
+            views |= penalty.views(config, views, near_key)
         if config.contrastive_weight > 0:
             views["wrong"] = (views["real"][0], scene_lib.with_other_prompts(scene))
-        logits, mask = self._judge_all(params, features, views, level)
+        judged = self._judge_all(params, features, views, level)
 
-        mean = functools.partial(losses.masked_mean, mask=mask)
-        real, fake = logits["real"], logits["fake"]
+        mean = functools.partial(losses.masked_mean, mask=judged.mask)
+        real, fake = judged.logits["real"], judged.logits["fake"]
         parts = {"discriminator": mean(distill.GAN_LOSSES[config.loss][0](real, fake))}
         if config.r1_weight > 0:
-            slopes = [mean(distill.approximate_r1(logits[n], logits[f"near {n}"])) for n in _PAIR]
-            parts["r1"] = config.r1_weight / config.r1_sigma**2 * sum(slopes)
+            parts["r1"] = config.r1_weight * penalty.size(config, judged)
         if config.contrastive_weight > 0:
-            contrast = mean(distill.contrastive(real, logits["wrong"]))
+            contrast = mean(distill.contrastive(real, judged.logits["wrong"]))
             parts["contrastive"] = config.contrastive_weight * contrast
         accuracy = mean((real > fake).astype(jnp.float32))
         metrics = {f"loss/{name}": value for name, value in parts.items()}
         return sum(parts.values()), metrics | {"discriminator/accuracy": accuracy}
 
-    def _judge_all(
-        self,
-        params: Params,
-        features: Params,
-        views: Mapping[str, tuple[Array, Scene]],
-        level: Array,
-    ) -> tuple[dict[str, Array], Array]:
-        """Judges several views of a batch in one call: {name: logits}, and their common mask."""
+    def _judge_all(self, params: Params, features: Params, views: Views, level: Array) -> "Judged":
+        """Judges several views of a batch in one call."""
         x_t = jnp.concatenate([x for x, _ in views.values()])
         scene = scene_lib.concatenate([scene for _, scene in views.values()])
         t = jnp.tile(level, len(views))
-        logits, mask = self.judge(params, features, x_t, t, scene)
-        split = dict(zip(views, jnp.split(logits, len(views)), strict=True))
-        return split, mask[: level.shape[0]]
 
-    def generator_slope(
-        self, params: Params, features: Params, scene: Scene, generated: Array, key: Key
-    ) -> tuple[Array, Array]:
+        def split(x: Array | None) -> dict[str, Array]:
+            return {} if x is None else dict(zip(views, jnp.split(x, len(views)), strict=True))
+
+        judge = functools.partial(self.judge, params, features, t=t, scene=scene)
+        evaluate = PENALTIES[self.config.r1].evaluate
+        logits, mask, slopes = evaluate(lambda x_t: judge(x_t=x_t), x_t)
+        return Judged(split(logits), mask[: level.shape[0]], split(slopes))
+
+    def pull(
+        self, players: Params, scene: Scene, generated: Array, key: Key
+    ) -> tuple[Array, Metrics]:
         """Differentiates the generator's loss by the generated latents.
 
+        Args:
+          players: {"discriminator", "teacher", "fake"} parameters.
+          scene: with the real songs.
+          generated: [B, T, C].
+          key: of level and noise.
+
         Returns:
-          The loss, and its slope times the number of values, [B, T, C]: what `surrogate_loss`
-          takes, before the config's weight.
+          The slope times the number of values and the config's weight, [B, T, C], in the units of
+          `distill.surrogate_loss`; and the loss, before the weight.
         """
+        params, features = players["discriminator"], self.choose_features(players)
         level_key, noise_key = jax.random.split(key)
         level = self._level(level_key, generated.shape[:1])
         noise = jax.random.normal(noise_key, generated.shape)
@@ -162,7 +223,8 @@ class Adversary:
             return losses.masked_mean(distill.GAN_LOSSES[self.config.loss][1](real, fake), mask)
 
         value, slope = jax.value_and_grad(loss)(jax.lax.stop_gradient(generated))
-        return value, jax.lax.stop_gradient(slope * generated.size)
+        scaled = self.config.weight * generated.size * slope
+        return jax.lax.stop_gradient(scaled), {"loss/adversarial": value}
 
     def _level(self, key: Key, shape: tuple[int, ...]) -> Array:
         if self.config.level_law == "log_snr":

@@ -9,6 +9,7 @@ for. The *law* distances compare sets of songs: zero if a listener could not tel
 """
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from acestep_jax.data import transforms
 from acestep_jax.data.batch import Batch
@@ -23,11 +25,15 @@ from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
 from acestep_jax.ops import distances, stft, timesteps
 from acestep_jax.sampling import flow, sampler
-from acestep_jax.sampling.steering import Steering
+from acestep_jax.sampling.steering import Rule, Steering
+from acestep_jax.training import game as game_lib
+from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training import models, processes, report
+from acestep_jax.training.game import Game
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
+from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Array, Params
 
 WINDOW_FRAMES = 8
@@ -44,6 +50,7 @@ class System:
     num_steps: int
     guidance_scale: float = 1.0
     first_seed: int = 0
+    guidance_rule: Rule = "cfg"
 
 
 def systems(config: Distill, teacher: Params, student: Params) -> list[System]:
@@ -53,7 +60,8 @@ def systems(config: Distill, teacher: Params, student: Params) -> list[System]:
     """
     plan = config.evaluation
     name = f"teacher, {plan.teacher_steps} guided steps"
-    reference = System(name, teacher, plan.teacher_steps, config.guidance_scale)
+    guidance = {"guidance_scale": config.guidance_scale, "guidance_rule": config.guidance_rule}
+    reference = System(name, teacher, plan.teacher_steps, **guidance)
     again = dataclasses.replace(reference, name="the same, other noise", first_seed=10_000)
     few = [
         System(f"{name}, {count} steps", params, count)
@@ -80,7 +88,9 @@ def sample(networks: Networks, system: System, scene: Scene, shift: float) -> Ar
         scene.frame_mask,
         times,
         null=scene.null,
-        steering=Steering(rule="cfg", scale=system.guidance_scale) if guided else None,
+        steering=Steering(rule=system.guidance_rule, scale=system.guidance_scale)
+        if guided
+        else None,
     )
 
 
@@ -162,6 +172,25 @@ def compare(
     for name, sound in audio.items():
         table[name] |= measure_sound(sound, audio[first])
     return table, audio
+
+
+def conclude(
+    game: Game,
+    state: TrainState,
+    frozen: Params,
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+) -> None:
+    """Compares the finished student with its teacher on held-out prompts, and reports."""
+    config, networks = game.config, game.networks
+    held_out = next(models.open_batches(config, "validation", config.evaluation.num_items))
+    batch = mesh_lib.place_batch(held_out, mesh)
+    scene = jax.jit(functools.partial(game_lib.encode, game))(frozen, batch)
+    student = game_lib.parts(game, state, frozen)["dit"]
+    table, audio = compare(config, networks, frozen["teacher"], student, scene)
+    if jax.process_index() == 0:
+        prompts = captions(held_out, models.tokenizer_folder(config.model))
+        logging.warning("Report: %s", write_report(config, workdir, table, audio, prompts))
 
 
 def write_report(

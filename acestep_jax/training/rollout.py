@@ -12,9 +12,13 @@ import jax.numpy as jnp
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import distill, flow, solvers, timesteps
 from acestep_jax.ops.solvers import StepFn, VelocityFn
+from acestep_jax.training import game as game_lib
 from acestep_jax.training import scene as scene_lib
+from acestep_jax.training import state as state_lib
+from acestep_jax.training.game import Game
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
+from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Array, Key, Params
 
 
@@ -43,6 +47,12 @@ class Rollout:
             return jnp.take_along_axis(x, index, axis=0)[0]
 
         return pick(self.states), pick(self.times), pick(self.data)
+
+
+def roll(game: Game, state: TrainState, frozen: Params, scene: Scene) -> Rollout:
+    """Rolls the sampler of a run's student as it is now, under this step's own key."""
+    student = game_lib.seat(game, state.params, frozen)["student"]
+    return simulate(game.config, game.networks, student, scene, state_lib.step_key(state))
 
 
 def simulate(

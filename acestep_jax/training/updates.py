@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from acestep_jax.training import optim
+from acestep_jax.training import forms, optim
 from acestep_jax.training import state as state_lib
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.state import TrainState
@@ -18,7 +18,7 @@ from acestep_jax.typing import Array, Params
 
 Metrics = dict[str, Array]
 Loss = Callable[[Params], tuple[Array, Metrics]]
-"""Parameters of one network -> (scalar, metrics)."""
+"""Parameters of one network, as modules take them -> (scalar, metrics)."""
 
 
 def num_updates(config: Distill) -> dict[str, int]:
@@ -49,14 +49,25 @@ def init_state(config: Distill, params: dict[str, Params]) -> TrainState:
 
 
 def update(
-    config: Distill, state: TrainState, name: str, loss: Loss, *, rule: str = ""
+    config: Distill,
+    state: TrainState,
+    name: str,
+    loss: Loss,
+    *,
+    base: Params | None = None,
+    rule: str = "",
 ) -> tuple[TrainState, Metrics]:
     """Takes one optimizer step of one network, under its own optimizer or the one named `rule`.
 
     The average, where there is one, decays as the network's own setting says in either phase.
+    `base` are the teacher's parameters, beside which adapters stand (`forms`).
     """
+
+    def loss_of_own(own: Params) -> tuple[Array, Metrics]:
+        return loss(forms.attach(config, name, own, base))
+
     optimizer = make_rule(config, rule or name, state.params[name])
-    return state_lib.value_and_update(state, name, loss, optimizer, getattr(config, name))
+    return state_lib.value_and_update(state, name, loss_of_own, optimizer, getattr(config, name))
 
 
 def end_warmup(config: Distill, state: TrainState) -> TrainState:

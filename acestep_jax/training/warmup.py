@@ -11,10 +11,11 @@ import jax
 
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import distill, losses, timesteps
-from acestep_jax.sampling import flow as sampling_flow
+from acestep_jax.training import game as game_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import state as state_lib
 from acestep_jax.training import updates
+from acestep_jax.training.game import Game
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
 from acestep_jax.training.state import TrainState
@@ -25,22 +26,17 @@ Pair = tuple[Array, Array]
 """Noise and the song it becomes, [B, T, C] each."""
 
 
-def end_points(
-    config: Distill, networks: Networks, teacher: Params, scene: Scene, key: Key
-) -> Pair:
-    """Samples pairs (noise, song) along the guided teacher's ODE.
+def end_points(game: Game, state: TrainState, frozen: Params, scene: Scene) -> Pair:
+    """Samples pairs (noise, song) along the guided teacher's ODE, under this step's own key.
 
     Args:
-      config: its `guidance_scale`, `warmup.teacher_steps` and `evaluation.shift`.
-      networks: the modules.
-      teacher: DiT parameters.
+      game: its config's guidance, `warmup.teacher_steps` and `evaluation.shift` are used.
+      state: before the step.
+      frozen: {"teacher": DiT parameters, ...}.
       scene: conditions.
-      key: of the noise.
     """
-    noise = jax.random.normal(key, scene.real.shape)
-    velocity = scene_lib.guided_field(networks, teacher, scene, config.guidance_scale)
-    times = timesteps.time_grid(config.warmup.teacher_steps, config.evaluation.shift)
-    return noise, sampling_flow.integrate(velocity, noise, times)
+    noise = jax.random.normal(state_lib.step_key(state), scene.real.shape)
+    return noise, game_lib.guided_songs(game, frozen["teacher"], scene, noise)
 
 
 def regression_loss(
@@ -58,10 +54,10 @@ def regression_loss(
 
 
 def regress(
-    config: Distill, networks: Networks, state: TrainState, scene: Scene, pair: Pair, index: Array
+    game: Game, state: TrainState, frozen: Params, scene: Scene, pair: Pair, index: Array
 ) -> tuple[TrainState, Metrics]:
     """Fits the student to the pairs, for the `index`-th time in this iteration."""
-    key = state_lib.step_key(state, 100 + index)
-    given = {"config": config, "networks": networks, "scene": scene}
+    config, key = game.config, state_lib.step_key(state, 100 + index)
+    given = {"config": config, "networks": game.networks, "scene": scene}
     loss = functools.partial(regression_loss, **given, pair=pair, key=key)
-    return updates.update(config, state, "student", loss, rule="warmup")
+    return updates.update(config, state, "student", loss, base=frozen["teacher"], rule="warmup")

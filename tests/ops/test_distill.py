@@ -35,7 +35,8 @@ def test_matching_and_guidance_terms_add_up_to_matching_the_guided_teacher(x64):
     np.testing.assert_allclose(both, expected, atol=1e-12)
 
 
-def test_coupled_is_decoupled_when_both_terms_see_the_same_noise(x64):
+@pytest.mark.parametrize("rule", distill.EXCESSES)
+def test_coupled_is_decoupled_when_both_terms_see_the_same_noise(x64, rule):
     x, noise = jax.random.normal(jax.random.key(0), (2, 4, 6, 2), jnp.float64)
     level = jnp.array([0.1, 0.3, 0.7, 0.9])
     fields = {
@@ -43,10 +44,39 @@ def test_coupled_is_decoupled_when_both_terms_see_the_same_noise(x64):
         "conditional": _field(1.0, 1.2),
         "unconditional": _field(0.0, 1.5),
     }
-    coupled = distill.coupled_directions(x, noise, level, scale=3.0, **fields)
-    decoupled = distill.decoupled_directions(x, (noise, noise), (level, level), scale=3.0, **fields)
+    settings = {"scale": 3.0, "rule": rule}
+    coupled = distill.coupled_directions(x, (noise,), (level,), **settings, **fields)
+    twice = (noise, noise), (level, level)
+    decoupled = distill.decoupled_directions(x, *twice, **settings, **fields)
     for one, other in zip(coupled, decoupled, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-14)
+
+
+def test_projected_guidance_pulls_across_the_conditional_velocity_and_no_further_than_its_bound(
+    x64,
+):
+    v_c, v_u = jax.random.normal(jax.random.key(0), (2, 4, 6, 2), jnp.float64)
+    level, scale = jnp.array([0.1, 0.3, 0.7, 0.9]), 4.5
+    term = distill.guidance_direction(v_c, v_u, level, scale, rule="apg")
+    np.testing.assert_allclose(jnp.sum(term * v_c, axis=1), 0.0, atol=1e-12)  # over time
+    lengths = jnp.sqrt(jnp.sum(term**2, axis=1)) / level[:, None]
+    assert (lengths <= (scale - 1) * guidance.LONGEST + 1e-12).all()
+    # Of a short difference across v_c nothing is taken away: plain guidance.
+    across = v_u - jnp.sum(v_u * v_c, 1, keepdims=True) / jnp.sum(v_c**2, 1, keepdims=True) * v_c
+    near = v_c - 0.1 * across
+    projected, plain = (
+        distill.guidance_direction(v_c, near, level, scale, rule=rule) for rule in ("apg", "cfg")
+    )
+    np.testing.assert_allclose(projected, plain, atol=1e-12)
+
+
+def test_projected_guidance_leaves_padding_out(x64):
+    v_c, v_u = jax.random.normal(jax.random.key(0), (2, 1, 6, 2), jnp.float64)
+    given = {"level": jnp.array([0.5]), "scale": 3.0, "rule": "apg"}
+    mask = jnp.arange(6)[None] < 4
+    padded = distill.guidance_direction(v_c, v_u, frame_mask=mask, **given)
+    alone = distill.guidance_direction(v_c[:, :4], v_u[:, :4], **given)
+    np.testing.assert_allclose(padded[:, :4], alone, atol=1e-12)
 
 
 @pytest.mark.parametrize("tau", [0.3, 0.8])

@@ -78,7 +78,7 @@ def _distilled_scale(state_std, start, sigma):
         fake = _field(0.0, scale * state_std)
         teacher = _field(0.0, sigma)
         directions = distill.coupled_directions(
-            generated, jnp.zeros((7, 1, 1)), taus, fake, teacher, teacher, 1.0
+            generated, (jnp.zeros((7, 1, 1)),), (taus,), fake, teacher, teacher, 1.0
         )
         return scale - 0.5 * jnp.mean(directions.matching) / state_std
 
@@ -173,6 +173,20 @@ def test_levels_stay_below_the_students_step_and_above_the_floor():
     assert (levels >= 0.02).all()
     assert (levels <= jnp.maximum(0.02, high)[None]).all()
     np.testing.assert_allclose(levels.mean(0), [0.0725, 0.26, 0.51, 0.02], atol=0.03)
+
+
+def test_guidance_looks_below_the_students_step_and_matching_everywhere():
+    t_k = jnp.tile(jnp.array([0.125, 0.5, 1.0]), 5000)
+    matching, guiding = distill.draw_term_levels(jax.random.key(0), t_k)
+    assert (guiding <= jnp.minimum(t_k, distill.MAX_LEVEL)).all()
+    assert (guiding >= distill.MIN_LEVEL).all()
+    for t in (0.125, 0.5, 1.0):
+        seen, top = guiding[t_k == t], min(t, distill.MAX_LEVEL)
+        middle = 0.5 * (distill.MIN_LEVEL + top)
+        np.testing.assert_allclose(seen.mean(), middle, atol=4 * top / (12 * 5000) ** 0.5)
+        seen = matching[t_k == t]  # whatever the step: 5,000 uniform draws, 4 standard errors
+        np.testing.assert_allclose(seen.mean(), 0.5, atol=4 / (12 * 5000) ** 0.5)
+    assert abs(np.corrcoef(matching, guiding)[0, 1]) < 0.04  # keys of their own: 5 / sqrt(15,000)
 
 
 def test_log_snr_levels_are_uniform_in_log_snr():

@@ -13,7 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn import model as model_lib
+from acestep_jax.nn.lora import LoRA
 from acestep_jax.training import cli, models, rollout
+from acestep_jax.training import game as game_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training.config import Mesh
 from acestep_jax.training.mesh import BATCH
@@ -25,20 +27,23 @@ from train import distill
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 FEATURES = Gan(discriminator="features", layers=(0, 1), features_of="fake", widths=(8,), blocks=1)
 
+SMALL = LoRA(rank=2, alpha=2.0, dropout=0.0)
+LORA = {"form": "lora", "adapter": SMALL, "fake_adapter": SMALL}
+
 
 @pytest.fixture(scope="module")
 def game():
-    return distill.make_game(toys.DISTILL, tiny.networks())
+    return game_lib.make_game(toys.DISTILL, tiny.networks())
 
 
 @pytest.fixture(scope="module")
 def frozen(game):
-    return distill.separate(toys.DISTILL, tiny.params())
+    return game_lib.separate(toys.DISTILL, tiny.params())
 
 
 @pytest.fixture(scope="module")
 def scene(game, frozen):
-    return jax.jit(functools.partial(distill.encode, game))(frozen, toys.batch())
+    return jax.jit(functools.partial(game_lib.encode, game))(frozen, toys.batch())
 
 
 def _run(game, frozen, state, steps, first, last):
@@ -51,7 +56,7 @@ def _run(game, frozen, state, steps, first, last):
 @pytest.fixture(scope="module")
 def finished(game, frozen):
     """Three iterations: a regression, critics alone, and a whole one."""
-    state = distill.make_state(game, frozen["teacher"])
+    state = game_lib.make_state(game, frozen["teacher"])
     steps = distill.make_steps(game)
     start = jax.device_get(state.params)
     state, metrics = _run(game, frozen, state, steps, 0, 3)
@@ -76,7 +81,7 @@ def test_an_iteration_trains_all_three_networks_and_reports_every_part(finished)
 
 def test_critics_alone_leave_the_student_where_it_is(game, frozen, finished):
     *_, steps = finished
-    state = distill.make_state(game, frozen["teacher"])
+    state = game_lib.make_state(game, frozen["teacher"])
     before = jax.device_get(state.params)
     state, _ = _run(game, frozen, state, steps, 1, 2)  # iteration 1 is the critics' own
     assert not _moved(before["student"], jax.device_get(state.params["student"]))
@@ -126,17 +131,17 @@ def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
     """Critics and student once each, on a mesh and on one device, from the same rollout."""
     *_, single = finished
     mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=2, tensor=2), devices)
-    rolled = single.simulate(distill.make_state(game, frozen["teacher"]), scene)
+    rolled = single.simulate(game_lib.make_state(game, frozen["teacher"]), frozen, scene)
 
     def train(steps, state, frozen, scene, rolled):
         state, _ = steps.critics(state, frozen, scene, rolled, 0)
         state, metrics = steps.student(state, frozen, scene, rolled)
         return jax.device_get((state.params, metrics)), state
 
-    state = distill.make_state(game, frozen["teacher"])
+    state = game_lib.make_state(game, frozen["teacher"])
     (expected, numbers), _ = train(single, state, frozen, scene, rolled)
     with jax.set_mesh(mesh):
-        state = distill.make_state(game, frozen["teacher"])
+        state = game_lib.make_state(game, frozen["teacher"])
         places = mesh_lib.state_shardings(state, mesh)
         steps = distill.make_steps(game, places)
         arguments = (
@@ -177,7 +182,7 @@ def precise(monkeypatch):
         # The networks name float32 where they compute precisely; here precise means float64.
         monkeypatch.setattr(jnp, "float32", jnp.float64)
         nets = model_lib.build_networks(tiny.CONFIG, tiny.TEXT_CONFIG, dtype=jnp.float64)
-        game = distill.make_game(toys.DISTILL, nets)
+        game = game_lib.make_game(toys.DISTILL, nets)
 
         def widen(tree):
             def wide(x):
@@ -185,18 +190,19 @@ def precise(monkeypatch):
 
             return jax.tree.map(lambda x: jnp.asarray(wide(np.asarray(x))), tree)
 
-        frozen = widen(distill.separate(toys.DISTILL, tiny.params()))
-        others = distill.make_state(game, frozen["teacher"]).params
-        scene = jax.jit(functools.partial(distill.encode, game))(frozen, widen(toys.batch(size=2)))
+        frozen = widen(game_lib.separate(toys.DISTILL, tiny.params()))
+        players = game_lib.make_state(game, frozen["teacher"]).params
+        players |= {"teacher": frozen["teacher"]}
+        scene = jax.jit(functools.partial(game_lib.encode, game))(frozen, widen(toys.batch(size=2)))
         x_k = jax.random.normal(jax.random.key(0), scene.real.shape, jnp.float64)
         state = (x_k, jnp.array([0.9, 0.4], jnp.float64))
-        yield game, others, frozen, scene, state, jax.random.key(3)
+        yield game, players, scene, state, jax.random.key(3)
 
 
 def test_the_students_gradient_is_that_of_walking_to_the_target(precise):
     """Central differences of the distance to x_g - gradient, at 20 parameters of a tiny DiT."""
-    game, others, frozen, scene, (x_k, t_k), key = precise
-    student = others["student"]
+    game, players, scene, (x_k, t_k), key = precise
+    student = players["student"]
 
     @jax.jit
     def sample(student):
@@ -205,7 +211,7 @@ def test_the_students_gradient_is_that_of_walking_to_the_target(precise):
 
     still = sample(student)
     pull = jax.jit(functools.partial(distill.distilled_gradient, game))
-    target = still - pull(others, frozen, scene, still, t_k, key)[0]
+    target = still - pull(players, scene, still, t_k, key)[0]
     weight = scene.frame_mask[..., None] / scene.frame_mask.sum(1)[:, None, None] / 4
 
     @jax.jit
@@ -215,8 +221,7 @@ def test_the_students_gradient_is_that_of_walking_to_the_target(precise):
     loss = functools.partial(
         distill.student_loss,
         game=game,
-        others=others,
-        frozen=frozen,
+        players=players,
         scene=scene,
         state=(x_k, t_k),
         key=key,
@@ -244,23 +249,51 @@ def test_the_students_gradient_is_that_of_walking_to_the_target(precise):
 
 
 def test_no_gradient_reaches_teacher_fake_score_or_discriminator(precise):
-    game, others, frozen, scene, state, key = precise
+    game, players, scene, state, key = precise
 
-    def loss(others, teacher):
-        rest = frozen | {"teacher": teacher}
-        return distill.student_loss(others["student"], game, others, rest, scene, state, key)[0]
+    def loss(players):
+        return distill.student_loss(players["student"], game, players, scene, state, key)[0]
 
-    to_others, to_teacher = jax.jit(jax.grad(loss, (0, 1)))(others, frozen["teacher"])
-    assert _moved(to_others.pop("student"), jax.tree.map(jnp.zeros_like, others["student"]))
-    for leaf in jax.tree.leaves((to_others, to_teacher)):
+    slopes = jax.jit(jax.grad(loss))(players)
+    assert _moved(slopes.pop("student"), jax.tree.map(jnp.zeros_like, players["student"]))
+    assert set(slopes) == {"teacher", "fake", "discriminator"}
+    for leaf in jax.tree.leaves(slopes):
         np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_adapters_learn_and_the_base_stays(game, frozen, scene):
+    """Critics once and the student twice: in the first update the gradient of A is still zero."""
+    config = dataclasses.replace(toys.DISTILL, **LORA)
+    lora_game = game_lib.make_game(config, tiny.networks())
+    steps = distill.make_steps(lora_game)
+    state = game_lib.make_state(lora_game, frozen["teacher"])
+    start, base = jax.device_get((state.params, frozen["teacher"]))
+    rolled = steps.simulate(state, frozen, scene)
+    plain = jax.jit(functools.partial(rollout.roll, game))(
+        game_lib.make_state(game, frozen["teacher"]), frozen, scene
+    )
+    np.testing.assert_allclose(rolled.data, plain.data, rtol=1e-4, atol=1e-4)  # the teacher's own
+    state, _ = steps.critics(state, frozen, scene, rolled, 0)
+    for _ in range(2):
+        state, metrics = steps.student(state, frozen, scene, rolled)
+    for name in ("student", "fake"):
+        layers = [start[name], jax.device_get(state.params[name])]
+        for leaf in ("lora_b",) if name == "fake" else ("lora_a", "lora_b"):
+            before, after = ([x for p, x in _named(tree) if p == leaf] for tree in layers)
+            assert all((a != b).any() for a, b in zip(before, after, strict=True)), (name, leaf)
+    assert not _moved(base, jax.device_get(frozen["teacher"]))
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def _named(tree):
+    return [(path[-1].key, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _abstract(config):
     """Networks, frozen parameters and a batch of a run, as shapes."""
     nets = models.build(config.model)
-    game = distill.make_game(config, nets)
-    frozen = jax.eval_shape(functools.partial(distill.separate, config), models.shapes(nets))
+    game = game_lib.make_game(config, nets)
+    frozen = jax.eval_shape(functools.partial(game_lib.separate, config), models.shapes(nets))
     data, sizes = config.data, nets.config
 
     def shape(dtype, *rest):
@@ -284,24 +317,25 @@ def _abstract(config):
 
 def _trace(game, frozen, batch):
     """Traces every part of an iteration; returns {part: (function, arguments)} and the state."""
-    state = jax.eval_shape(functools.partial(distill.make_state, game), frozen["teacher"])
+    state = jax.eval_shape(functools.partial(game_lib.make_state, game), frozen["teacher"])
     steps = distill.make_steps(game)
     scene = jax.eval_shape(steps.encode, frozen, batch)
-    rolled = jax.eval_shape(steps.simulate, state, scene)
+    rolled = jax.eval_shape(steps.simulate, state, frozen, scene)
     pair = jax.eval_shape(steps.end_points, state, frozen, scene)
     index = jax.ShapeDtypeStruct((), np.int32)
     parts = {
-        "simulate": (steps.simulate, (state, scene)),
+        "simulate": (steps.simulate, (state, frozen, scene)),
         "end_points": (steps.end_points, (state, frozen, scene)),
-        "regress": (steps.regress, (state, scene, pair, index)),
+        "regress": (steps.regress, (state, frozen, scene, pair, index)),
         "critics": (steps.critics, (state, frozen, scene, rolled, index)),
         "student": (steps.student, (state, frozen, scene, rolled)),
     }
     return parts, state
 
 
-def test_the_two_billion_recipe_traces_at_full_size():
-    config = cli.load_config(CONFIGS / "turbo" / "distill.py")
+@pytest.mark.parametrize("recipe", ["distill", "distill_lora"])
+def test_the_two_billion_recipes_trace_at_full_size(recipe):
+    config = cli.load_config(CONFIGS / "turbo" / f"{recipe}.py")
     game, frozen, batch = _abstract(config)
     count = sum(leaf.size for leaf in jax.tree.leaves(frozen["teacher"]))
     assert 1.5e9 < count < 1.65e9  # the decoder's share of the 2B package
@@ -316,7 +350,7 @@ def test_the_two_billion_recipe_traces_at_full_size():
 
 
 def test_every_part_of_an_iteration_lowers_for_other_hardware(game):
-    frozen = jax.eval_shape(functools.partial(distill.separate, toys.DISTILL), tiny.params())
+    frozen = jax.eval_shape(functools.partial(game_lib.separate, toys.DISTILL), tiny.params())
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), toys.batch())
     parts, _ = _trace(game, frozen, batch)
     for name, (step, arguments) in parts.items():
@@ -330,13 +364,16 @@ def test_every_part_of_an_iteration_lowers_for_other_hardware(game):
         ({"gan": Gan(discriminator="none")}, {"loss/matching", "loss/guidance", "dm_gap"}),
         ({"gan": FEATURES}, {"loss/adversarial", "gan_over_dm"}),
         ({"decoupled": False, "guidance_scale": 1.0}, {"ca_over_dm", "dm_ca_cosine"}),
+        ({"gan": Gan(r1="exact", widths=(8,), blocks=1)}, {"loss/adversarial"}),
+        ({"guidance_rule": "apg", "shift_law": "continuous", "step_law": "2,3"}, {"loss/guidance"}),
+        (LORA | {"gan": FEATURES}, {"loss/adversarial", "gan_over_dm"}),
     ],
-    ids=["no_adversary", "features", "coupled"],
+    ids=["no_adversary", "features", "coupled", "exact_r1", "laws", "adapters"],
 )
 def test_every_switch_of_the_game_traces(changes, expected):
     config = dataclasses.replace(toys.DISTILL, **changes)
-    game = distill.make_game(config, tiny.networks())
-    frozen = jax.eval_shape(functools.partial(distill.separate, config), tiny.params())
+    game = game_lib.make_game(config, tiny.networks())
+    frozen = jax.eval_shape(functools.partial(game_lib.separate, config), tiny.params())
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), toys.batch())
     parts, state = _trace(game, frozen, batch)
     trained = {"student", "fake"} | ({"discriminator"} if game.adversary else set())

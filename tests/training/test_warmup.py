@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acestep_jax.training import game as game_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import warmup
 from acestep_jax.training.scene import Scene
@@ -32,10 +33,12 @@ def scene():
 
 def test_an_end_point_of_one_step_is_the_guided_teachers_first_estimate(scene):
     networks, teacher = tiny.networks(), tiny.params()["dit"]
+    game = game_lib.make_game(CONFIG, networks)
+    state = game_lib.make_state(game, teacher)
 
     @jax.jit
     def compare(teacher):
-        noise, song = warmup.end_points(CONFIG, networks, teacher, scene, jax.random.key(0))
+        noise, song = warmup.end_points(game, state, {"teacher": teacher}, scene)
         conditional, null = (
             field(networks, teacher, scene)(noise, jnp.ones(2))
             for field in (scene_lib.field, scene_lib.null_field)
