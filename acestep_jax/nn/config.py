@@ -224,6 +224,23 @@ _NANO = dict(
     fsq_input_levels=(8, 5, 5, 5),
     tasks=_ALL_TASKS,
 )
+_TOY = dict(
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    num_lyric_encoder_hidden_layers=1,
+    num_timbre_encoder_hidden_layers=1,
+    num_attention_pooler_hidden_layers=1,
+    sliding_window=4,
+    text_hidden_dim=32,
+    timbre_fix_frame=16,
+    fsq_dim=64,
+    fsq_input_levels=(5, 5, 5),
+    tasks=_ALL_TASKS,
+)
 
 MODELS: dict[str, ModelConfig] = {
     "turbo": ModelConfig(model_version="turbo", is_turbo=True),
@@ -234,8 +251,9 @@ MODELS: dict[str, ModelConfig] = {
     "xl_sft": ModelConfig(model_version="sft", **_XL),
     "nano": ModelConfig(model_version="base", **_NANO),
     "nano_turbo": ModelConfig(model_version="turbo", is_turbo=True, **_NANO),
+    "toy": ModelConfig(model_version="base", **_TOY),
 }
-"""The diffusion models by preset name."""
+"""The diffusion models by preset name; `toy` has every kind of layer once, and compiles soonest."""
 
 TEXT_ENCODERS: dict[str, Qwen3Config] = {
     "qwen3_embedding_0p6b": Qwen3Config(),
@@ -247,6 +265,15 @@ TEXT_ENCODERS: dict[str, Qwen3Config] = {
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
+    ),
+    "toy": Qwen3Config(
+        vocab_size=2176,  # it reads the nano tokenizer's ids
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
     ),
 }
 """The text encoders by preset name."""

@@ -18,8 +18,7 @@ Covers read their source through the 5 Hz codes, and the tokenizer is trained on
 import dataclasses
 
 from acestep_jax.training.config import Data, Mesh, Model, Optimizer
-from acestep_jax.training.recipes.dit import DiTPhase, TrainDiT
-from configs.nano import dit as nano
+from acestep_jax.training.recipes.dit import DiTPhase, TrainDiT, toy_dit
 
 ALL_TASKS = (
     ("text2music", 0.7),
@@ -95,15 +94,13 @@ def get_config(quick: bool = False) -> TrainDiT:
 
 
 def quick_form(config: TrainDiT) -> TrainDiT:
-    """Shrinks the run to one step a stage of the nano form, on songs made up on the spot."""
-    toy = nano.get_config(quick=True)
+    """Shrinks the run to one step a stage, on songs made up on the spot."""
+    toy = toy_dit(config)
     edits = dataclasses.replace(toy.data, tasks=(("text2music", 0.5), ("repaint", 0.5)))
     stages = (None, edits, edits)
     return dataclasses.replace(
         toy,
-        name=config.name,
         num_steps=len(stages),
-        straight_start=config.straight_start,
         phases=tuple(DiTPhase(num_steps=1, data=data) for data in stages),
         eval_tasks=("text2music", "repaint"),
     )

@@ -7,10 +7,8 @@ Cost:     2,600 steps of 16 x 5.12 s in 47 minutes on about four fifths of two c
 Expect:   held-out error 1.72 / 1.31 / 1.23 after 300 / 1,200 / 2,400 steps (3.2 before training).
 """
 
-import dataclasses
-
 from acestep_jax.training.config import Data, Model, Optimizer
-from acestep_jax.training.recipes.dit import TrainDiT
+from acestep_jax.training.recipes.dit import TrainDiT, toy_dit
 
 
 def get_config(quick: bool = False) -> TrainDiT:
@@ -34,12 +32,4 @@ def get_config(quick: bool = False) -> TrainDiT:
         save_every=200,
         eval_every=300,
     )
-    if not quick:
-        return config
-    return dataclasses.replace(
-        config,
-        num_steps=2,
-        log_every=1,
-        eval_batches=1,
-        data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
-    )
+    return toy_dit(config) if quick else config

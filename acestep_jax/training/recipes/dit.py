@@ -3,7 +3,16 @@
 import dataclasses
 from typing import Literal
 
-from acestep_jax.training.config import Data, Model, Optimizer, Run, require, require_pattern
+from acestep_jax.training.config import (
+    Data,
+    Mesh,
+    Model,
+    Optimizer,
+    Run,
+    require,
+    require_pattern,
+)
+from acestep_jax.training.recipes import toys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,3 +88,19 @@ class TrainDiT(Run):
         """Gives (steps, data) of every phase."""
         phases = self.phases or (DiTPhase(num_steps=self.num_steps),)
         return tuple((phase.num_steps, phase.data or self.data) for phase in phases)
+
+
+def toy_dit(config: TrainDiT) -> TrainDiT:
+    """Keeps a recipe's method and shrinks its sizes: two steps on made-up songs, anywhere."""
+    return dataclasses.replace(
+        config,
+        num_steps=2,
+        phases=(),
+        mesh=Mesh(),
+        model=dataclasses.replace(toys.MODEL, mask_padding=config.model.mask_padding),
+        optimizer=dataclasses.replace(toys.OPTIMIZER, name=config.optimizer.name),
+        data=toys.DATA,
+        eval_batches=1,
+        log_every=1,
+        save_every=1,
+    )

@@ -3,7 +3,8 @@
 import dataclasses
 
 from acestep_jax.nn.lora import LoRA
-from acestep_jax.training.config import Data, Mesh, Model, Optimizer, Samples, require
+from acestep_jax.training.config import Mesh, Optimizer, Samples, require
+from acestep_jax.training.recipes import toys
 from acestep_jax.training.recipes.dit import TrainDiT
 
 
@@ -41,8 +42,9 @@ def toy_adapters(config: TrainLoRA) -> TrainLoRA:
         config,
         num_steps=2,
         mesh=Mesh(),
-        model=Model(preset="nano", text_preset="nano"),
-        data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16),
+        model=toys.MODEL,
+        data=toys.DATA,
+        optimizer=toys.OPTIMIZER,
         control="synthetic",
         prior="synthetic",
         prior_items=1,

@@ -12,6 +12,7 @@ from acestep_jax.training.config import (
     require,
     require_pattern,
 )
+from acestep_jax.training.recipes import toys
 
 Stage = Literal["reconstruct", "joint", "settle"]
 
@@ -88,10 +89,10 @@ def toy_tokenizer(config: TrainTokenizer) -> TrainTokenizer:
         start_batches=1,
         eval_batches=1,
         mesh=Mesh(),
-        model=Model(mask_padding=config.model.mask_padding),
-        codec=Optimizer(ema_decay=0.9),
-        decoder=Optimizer(ema_decay=0.9),
-        data=Data(shards="synthetic", batch_size=2, num_frames=16, timbre_frames=16, tasks=COVERS),
+        model=dataclasses.replace(toys.MODEL, mask_padding=config.model.mask_padding),
+        codec=toys.OPTIMIZER,
+        decoder=toys.OPTIMIZER,
+        data=dataclasses.replace(toys.DATA, tasks=COVERS),
         log_every=1,
         save_every=1,
     )
