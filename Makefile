@@ -47,6 +47,8 @@ data: $(VENV)/.installed-nano
 # The weights in the package are replaced by what was trained.
 NANO := acestep_jax/assets/nano
 WORK := runs/nano
+START = --set model.weights=$(WORK)/$(1)/export/model \
+  --set model.text_weights=$(WORK)/$(1)/export/text_encoder
 
 nano: $(WORK)/distill/report.html
 
@@ -62,17 +64,27 @@ $(WORK)/.vae: $(WORK)/.audio
 $(WORK)/.shards: $(WORK)/.vae
 	$(RUN) -m acestep_jax.data.vocabulary --out $(NANO)/text_encoder
 	rm -rf data/shards
-	$(RUN) -m acestep_jax.data.make --data_dir data --stages prepare embed
+	$(RUN) -m acestep_jax.data.make --data_dir data --stems --stages prepare embed
 	@touch $@
 
 $(WORK)/.dit: $(WORK)/.shards
-	$(RUN) -m train.dit --config configs/nano/dit.py --workdir $(WORK)/dit \
-	  --set data.shards=data/shards/own,data/shards/real
-	mkdir -p $(NANO)/acestep-v15-nano && cp -r $(WORK)/dit/export/model/. $(NANO)/acestep-v15-nano
-	cp -r $(WORK)/dit/export/text_encoder/. $(NANO)/text_encoder
+	$(RUN) -m train.dit --config configs/nano/dit.py --workdir $(WORK)/dit
 	@touch $@
 
-$(WORK)/distill/report.html: $(WORK)/.dit
+$(WORK)/.tasks: $(WORK)/.dit
+	$(RUN) -m train.dit --config configs/nano/dit_tasks.py --workdir $(WORK)/tasks \
+	  $(call START,dit)
+	@touch $@
+
+$(WORK)/.tokenizer: $(WORK)/.tasks
+	$(RUN) -m train.tokenizer --config configs/nano/tokenizer.py --workdir $(WORK)/tokenizer \
+	  $(call START,tasks)
+	mkdir -p $(NANO)/acestep-v15-nano
+	cp -r $(WORK)/tokenizer/export/model/. $(NANO)/acestep-v15-nano
+	cp -r $(WORK)/tasks/export/text_encoder/. $(NANO)/text_encoder
+	@touch $@
+
+$(WORK)/distill/report.html: $(WORK)/.tokenizer
 	$(RUN) -m train.distill --config configs/nano/distill.py --workdir $(WORK)/distill
 
 # One environment, extended by stamps: each says which extras are in.

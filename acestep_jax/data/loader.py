@@ -47,6 +47,7 @@ class DataConfig(Protocol):
     buckets: tuple[tuple[int, int, int], ...]
     tasks: tuple[tuple[str, float], ...]
     repaint_share: tuple[float, float]
+    start_at: str
     timbre_share: float
     metadata_dropout: float
     precomputed: tuple[str, ...]
@@ -122,6 +123,7 @@ def _spec(
         "metadata_dropout": config.metadata_dropout,
         "tasks": config.tasks,
         "repaint_share": config.repaint_share,
+        "start_at": config.start_at,
         "states": "states" in config.precomputed,
         "codes": "codes" in config.precomputed,
         **example,

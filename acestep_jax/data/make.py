@@ -9,7 +9,7 @@ Every step leaves alone what is already there, so that a stopped run goes on whe
 Recordings need Debian or Ubuntu and a network; without them the rest is made all the same.
 
 Command:  python -m acestep_jax.data.make --data_dir data
-Cost:     download 425 MB; 240 songs and 4.1 h of recordings need some 4 GB of disk.
+Cost:     download 425 MB; 480 songs and 4.1 h of recordings need some 4 GB of disk.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Makes all data of the nano family.")
     add = parser.add_argument
     add("--data_dir", type=pathlib.Path, default="data", help="for audio and shards")
-    add("--songs", type=int, default=240, help="songs of our own to render")
+    add("--songs", type=int, default=480, help="songs of our own to render")
     add("--max_seconds", type=float, default=MAX_SECONDS, help="beginning taken of each song")
     add("--vae", default=str(sources.EMBEDDED.parent / "vae"), help="autoencoder's folder")
     add("--stems", action="store_true", help="encode stems too, where there are any")

@@ -39,6 +39,8 @@ class ExampleSpec:
       repaint_share: shortest and longest span to repaint, as shares of the clip.
       states: take the prompts' states from the record: those of the whole song, whatever the clip.
       codes: take the 5 Hz codes of covers from the record; clips then start where a code does.
+      start_at: "anywhere", or "chords": clips begin with a chord where the labels know any. A clip
+        that begins on a beat has its beats at times that the tempo alone decides.
     """
 
     num_frames: int = 128
@@ -51,6 +53,7 @@ class ExampleSpec:
     repaint_share: tuple[float, float] = (0.1, 0.9)
     states: bool = False
     codes: bool = False
+    start_at: str = "anywhere"
 
 
 def make_example(
@@ -113,7 +116,15 @@ def _draw_start(
 ) -> int:
     latest = max(0, len(record.latents) - spec.num_frames)
     start = min(first + int(rng.integers(spec.num_frames)), latest)
+    if spec.start_at == "chords":
+        start = _last_chord(record.labels, start)
     return start - start % units.FRAMES_PER_CODE if spec.codes else start
+
+
+def _last_chord(labels: labels_lib.SongLabels, frame: int) -> int:
+    """Gives the frame of the chord that sounds at `frame`; that frame itself without any."""
+    starts = (int(seconds * units.FRAME_RATE) for seconds, _ in labels.chords)
+    return max((start for start in starts if start <= frame), default=frame)
 
 
 def _track(record: shards.Record, name: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.ops.dense import dense
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
 
@@ -59,7 +60,7 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
-        y = jnp.einsum("...D,DF->...F", x, kernel.astype(self.dtype))
+        y = dense(x, kernel.astype(self.dtype))
         if self.has_variable("lora", "lora_a"):
             y = y + self._adapter(x)
         if self.use_bias:

@@ -66,6 +66,7 @@ class Data:
     repaint_share: tuple[float, float] = (0.1, 0.9)  # shortest and longest span, of the clip
     timbre_share: float = 0.5  # chance of a timbre reference from elsewhere in the song
     metadata_dropout: float = 0.1  # chance that bpm, key or metre is left out of the prompt
+    start_at: Literal["anywhere", "chords"] = "anywhere"  # where clips begin, if chords are known
     # What the shards hold ready and is taken from there: states (of whole-song prompts, by a frozen
     # text encoder), codes (of the sources of covers)
     precomputed: tuple[Literal["states", "codes"], ...] = ()

@@ -176,6 +176,25 @@ def test_a_clip_is_drawn_from_the_posterior_where_it_is_known(folder):
     assert abs(deviation.mean()) < 0.02
 
 
+def test_clips_begin_with_a_chord_where_chords_are_known(tmp_path):
+    latents = np.arange(200)[:, None] * np.ones(CHANNELS)
+    chords = ((0.0, "C"), (1.99, "F"), (4.4, "C"))
+    facts = {"split": "train", "seconds": 8.0, "captions": ("words",)}
+    records = [
+        shards.Record(
+            labels_lib.SongLabels(name=name, group=name, chords=sounding, **facts),
+            (latents + offset).astype(np.float16),
+        )
+        for name, sounding, offset in (("chords", chords, 0), ("none", (), 1000))
+    ]
+    shards.write_shards(tmp_path, {"train": records}, np.zeros((1, 16, CHANNELS), np.float32), {})
+    firsts = np.concatenate(
+        [b.latents[:, 0, 0] for b in _take(_batches(tmp_path, start_at="chords"), 40)]
+    )
+    assert set(firsts[firsts < 1000]) == {0, 49, 110}  # the frames in which a chord begins
+    assert len(set(firsts[firsts >= 1000])) > 20
+
+
 def test_the_reference_comes_from_elsewhere_in_the_song(folder):
     record = sources.Songs([folder], "train").record(4)
     tokenizer = transforms.load_tokenizer(loader.NANO_TOKENIZER)

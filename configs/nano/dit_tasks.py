@@ -1,0 +1,57 @@
+"""Teaches the nano DiT the tasks beside text2music, and music that begins on a beat.
+
+Method:   flow matching as in configs/nano/dit.py, from that run's weights; a third of the examples
+          are repaints and stem tasks. Clips begin with a chord where chords are known: then their
+          beats fall where the tempo says, and even a state of pure noise can tell one tempo from
+          another. Where clips begin anywhere, the mean over all beginnings has no beat, and a model
+          of this size does not learn what a tempo is.
+Command:  python -m train.dit --config configs/nano/dit_tasks.py    (after configs/nano/dit.py)
+Cost:     not measured yet.      Expect:  not known yet.
+"""
+
+from acestep_jax.training.config import Data, Model, Optimizer
+from acestep_jax.training.recipes.dit import TrainDiT, toy_dit
+
+TASKS = (
+    ("text2music", 0.62),
+    ("repaint", 0.1),
+    ("extract", 0.1),
+    ("lego", 0.06),
+    ("complete", 0.12),
+)
+"""Covers come after this run, with codes to read: configs/nano/tokenizer.py."""
+
+
+def get_config(quick: bool = False) -> TrainDiT:
+    """Gives the run; `quick` takes two steps from random weights."""
+    config = TrainDiT(
+        name="nano_dit_tasks",
+        num_steps=3200,
+        model=Model(
+            weights="runs/nano_dit/export/model",
+            text_weights="runs/nano_dit/export/text_encoder",
+            remat=True,  # on a processor, computing activations again beats storing them by 7 %
+        ),
+        trained=("^dit$", "^condition_encoder$", "^null_condition$", "^text_encoder$"),
+        optimizer=Optimizer(
+            name="muon",
+            peak_lr=1e-3,
+            muon_lr_ratio=20.0,
+            warmup_steps=100,
+            schedule="cosine",
+            final_lr_ratio=0.02,
+            ema_decay=0.995,
+        ),
+        data=Data(
+            shards="data/shards/own,data/shards/real",
+            batch_size=16,
+            num_frames=128,
+            tasks=TASKS,
+            start_at="chords",
+        ),
+        log_every=20,
+        save_every=200,
+        eval_every=400,
+        eval_prompts=True,
+    )
+    return toy_dit(config) if quick else config
