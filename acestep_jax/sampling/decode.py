@@ -290,9 +290,10 @@ def _text_loop(
             ),
             lambda: _score_few(module, params, grammar, rules, due, carry),
         )
-        state, token, log_prob, due = choose_text(grammar, programs, state, due, scores, rules, own)
-        carry = _write(module, params, carry, token, log_prob, due)
-        state = grammar_lib.advance(grammar, state, jnp.where(active, due, _end(grammar)), token)
+        chosen = choose_text(grammar, programs, state, due, scores, rules, own)
+        carry = _write(module, params, carry, chosen.token, chosen.log_prob, chosen.told)
+        due = jnp.where(active, chosen.due, _end(grammar))
+        state = grammar_lib.advance(grammar, chosen.state, due, chosen.token)
         ahead, _ = grammar_lib.look(grammar, programs, state)
         finished = carry.written.finished | (ahead == _end(grammar))
         written = carry.written._replace(finished=finished, seconds=state.seconds)
