@@ -30,9 +30,10 @@ import optax
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.ops import distill, flow, losses
-from acestep_jax.training import cached_songs, cli, compare, listen, loop, models, updates, warmup
+from acestep_jax.training import cached_songs, cli, listen, loop, models, updates, warmup
 from acestep_jax.training import game as game_lib
 from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import report_distill as report_lib
 from acestep_jax.training import rollout as rollout_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import state as state_lib
@@ -84,7 +85,8 @@ def student_loss(
     still = jax.lax.stop_gradient(generated)
     gradient, metrics = distilled_gradient(game, players, scene, still, t_k, key)
     loss = jnp.mean(distill.surrogate_loss(generated, gradient, scene.frame_mask))
-    return loss, metrics | {"generated_std": jnp.std(still)}
+    ratio = distill.channel_std_ratio(still, scene.real, scene.frame_mask)
+    return loss, metrics | {"channel_std_ratio": ratio}
 
 
 def distilled_gradient(
@@ -246,7 +248,7 @@ def main(config: Distill) -> None:
             run.listen(step + 1, listener, heard, at_end=False)
 
         game_lib.export(game, loaded, state, frozen, batches.silence_latent, run.workdir)
-        compare.conclude(game, state, frozen, mesh, run.workdir)
+        report_lib.conclude(game, state, frozen, mesh, run.workdir)
 
 
 if __name__ == "__main__":

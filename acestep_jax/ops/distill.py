@@ -193,11 +193,13 @@ def surrogate_loss(generated: Array, gradient: Array, frame_mask: Array | None =
 
 
 def diagnostics(directions: Directions, generated: Array) -> dict[str, Array]:
-    """Measures the health of a distillation in three numbers, means over the batch.
+    """Measures the health of a distillation in four numbers, means over the batch.
 
     Returns:
       dm_gap: |data_F - data_c| / |x_g - data_c|, which falls and then levels off;
-      ca_over_dm: |guidance| / |matching|; dm_ca_cosine: the cosine of the two terms.
+      fake_over_teacher: |x_g - data_F| / |x_g - data_c|, below 1 where the fake score knows the
+      student's songs better than the teacher does; ca_over_dm: |guidance| / |matching|;
+      dm_ca_cosine: the cosine of the two terms.
     """
     axes, tiny = tuple(range(1, generated.ndim)), 1e-12
 
@@ -206,11 +208,24 @@ def diagnostics(directions: Directions, generated: Array) -> dict[str, Array]:
 
     matching, guidance = norm(directions.matching), norm(directions.guidance)
     inner = jnp.sum(directions.matching * directions.guidance, axis=axes)
+    distance = generated - directions.teacher_data
     return {
-        "dm_gap": jnp.mean(matching / norm(generated - directions.teacher_data)),
+        "dm_gap": jnp.mean(matching / norm(distance)),
+        "fake_over_teacher": jnp.mean(norm(distance - directions.matching) / norm(distance)),
         "ca_over_dm": jnp.mean(guidance / matching),
         "dm_ca_cosine": jnp.mean(inner / (matching * guidance)),
     }
+
+
+def channel_std_ratio(generated: Array, real: Array, frame_mask: Array | None = None) -> Array:
+    """Averages std(x_g) / std(real) over channels: 1 where songs are as varied as real ones."""
+
+    def std(x: Array) -> Array:
+        mask = None if frame_mask is None else jnp.broadcast_to(frame_mask[..., None], x.shape)
+        mean = losses.masked_mean(x, mask, axis=(0, 1))
+        return jnp.sqrt(losses.masked_mean((x - mean) ** 2, mask, axis=(0, 1)))
+
+    return jnp.mean(std(generated) / jnp.maximum(std(real), 1e-6))
 
 
 # --- adversarial terms: one value a logit, [B, S]; the mean over segments is the caller's ---

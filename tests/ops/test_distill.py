@@ -232,6 +232,23 @@ def test_diagnostics_report_ratio_and_cosine_of_the_two_terms():
     np.testing.assert_allclose(numbers["dm_gap"], 2 / 2**0.5, rtol=1e-6)
 
 
+def test_a_fake_score_that_knows_the_songs_is_nearer_to_them_than_the_teacher():
+    generated = jnp.ones((2, 3, 4))
+    teacher_data = 3.0 * generated  # off by 2
+    matching = -1.5 * generated  # so the fake score's estimate, 1.5, is off by 0.5
+    found = distill.diagnostics(distill.Directions(matching, generated, teacher_data), generated)
+    np.testing.assert_allclose(found["fake_over_teacher"], 0.25, rtol=1e-6)
+    np.testing.assert_allclose(found["dm_gap"], 0.75, rtol=1e-6)
+
+
+def test_the_ratio_of_deviations_counts_own_frames_of_each_channel():
+    real = jnp.array([[[1.0, 10.0], [-1.0, -10.0], [99.0, 99.0]]])
+    generated = jnp.array([[[3.0, 15.0], [-1.0, 5.0], [-99.0, 0.0]]])
+    mask = jnp.array([[True, True, False]])
+    ratio = distill.channel_std_ratio(generated, real, mask)
+    np.testing.assert_allclose(ratio, (2 / 1 + 5 / 10) / 2, rtol=1e-6)
+
+
 def test_a_perfect_fake_score_has_the_loss_no_model_can_beat():
     data_key, noise_key, level_key = jax.random.split(jax.random.key(0), 3)
     data = 0.3 + 0.8 * jax.random.normal(data_key, (1_000_000, 1, 1))

@@ -261,26 +261,22 @@ def test_no_gradient_reaches_teacher_fake_score_or_discriminator(precise):
         np.testing.assert_array_equal(leaf, 0.0)
 
 
-def test_adapters_learn_and_the_base_stays(game, frozen, scene):
+def test_adapters_learn_and_the_base_stays(frozen, scene):
     """Critics once and the student twice: in the first update the gradient of A is still zero."""
-    config = dataclasses.replace(toys.DISTILL, **LORA)
-    lora_game = game_lib.make_game(config, tiny.networks())
-    steps = distill.make_steps(lora_game)
-    state = game_lib.make_state(lora_game, frozen["teacher"])
+    config = dataclasses.replace(toys.DISTILL, **LORA, gan=Gan(discriminator="none"))
+    game = game_lib.make_game(config, tiny.networks())
+    steps = distill.make_steps(game)
+    state = game_lib.make_state(game, frozen["teacher"])
     start, base = jax.device_get((state.params, frozen["teacher"]))
-    rolled = steps.simulate(state, frozen, scene)
-    plain = jax.jit(functools.partial(rollout.roll, game))(
-        game_lib.make_state(game, frozen["teacher"]), frozen, scene
-    )
-    np.testing.assert_allclose(rolled.data, plain.data, rtol=1e-4, atol=1e-4)  # the teacher's own
+    states, data = jax.random.normal(jax.random.key(0), (2, 1, *scene.real.shape))
+    rolled = rollout.Rollout(states, data, jnp.full((1, 8), 0.7), jnp.array(1))
     state, _ = steps.critics(state, frozen, scene, rolled, 0)
     for _ in range(2):
         state, metrics = steps.student(state, frozen, scene, rolled)
-    for name in ("student", "fake"):
-        layers = [start[name], jax.device_get(state.params[name])]
-        for leaf in ("lora_b",) if name == "fake" else ("lora_a", "lora_b"):
-            before, after = ([x for p, x in _named(tree) if p == leaf] for tree in layers)
-            assert all((a != b).any() for a, b in zip(before, after, strict=True)), (name, leaf)
+    for name, moving in (("fake", {"lora_b"}), ("student", {"lora_a", "lora_b"})):
+        before, after = (_named(tree[name]) for tree in (start, jax.device_get(state.params)))
+        for (leaf, left), (_, right) in zip(before, after, strict=True):
+            assert (left != right).any() or leaf not in moving, (name, leaf)
     assert not _moved(base, jax.device_get(frozen["teacher"]))
     assert all(np.isfinite(value) for value in metrics.values())
 
