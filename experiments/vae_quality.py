@@ -4,7 +4,8 @@
 
 Measured are the lapped transform that training starts from (`nn/lapped.py`), the trained weights,
 and others by request, all on the same clips: of every tenth recording and every tenth song of ours,
-which `train/vae.py` holds out, a few clips each. Means over tracks come with 95 % intervals from a
+which the training of the shipped weights held out (`train/vae.py` now holds out the validation
+split that the labels name), a few clips each. Means over tracks come with 95 % intervals from a
 bootstrap over tracks, since clips of one recording are alike; `gain` is the paired difference to
 the start. The last line is one JSON object.
 
@@ -61,7 +62,8 @@ def held_out(pattern: str, every: int, count: int, samples: int) -> Clips:
       FileNotFoundError: if the pattern names too few files.
     """
     path = pathlib.Path(pattern)
-    files = sorted(path.parent.glob(path.name))[every - 1 :: every]  # as train/vae.py sets aside
+    # Set aside when the shipped weights were trained
+    files = sorted(path.parent.glob(path.name))[every - 1 :: every]
     if not files:
         raise FileNotFoundError(f"{pattern} names fewer than {every} files; has data been made?")
     clips, origin = [], []

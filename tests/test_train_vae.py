@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from acestep_jax import weights
-from acestep_jax.data import segments
+from acestep_jax.data import labels, segments
 from acestep_jax.nn.vae import VAE, Posterior
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training import models, reconstruction
@@ -150,4 +150,23 @@ def test_augmentation_widens_what_is_nearly_mono():
 
 def test_missing_audio_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="names no audio file; has the data been made"):
-        segments.load_tracks(str(tmp_path / "*.flac"), min_seconds=1, max_seconds=2)
+        segments.divide(str(tmp_path / "*.flac"), every=10)
+
+
+def test_no_song_of_the_validation_or_test_split_is_trained_on(tmp_path):
+    splits = ["train", "test", "train", "validation", "train", "train"]
+    for i, split in enumerate(splits):
+        (tmp_path / f"{i}.flac").touch()
+        known = labels.SongLabels(
+            name=str(i), group=str(i), split=split, seconds=9.0, captions=("calm",)
+        )
+        labels.save_labels(tmp_path / f"{i}.json", known)
+    division = segments.divide(str(tmp_path / "*.flac"), every=2)
+    assert [file.stem for file in division.train] == ["0", "2", "4", "5"]
+    assert [file.stem for file in division.held_out] == ["3"]
+
+    for name in ("a", "b", "c"):  # nobody has said anything of these
+        (tmp_path / f"{name}.flac").touch()
+    division = segments.divide(str(tmp_path / "*.flac"), every=2)
+    assert [file.stem for file in division.held_out] == ["3", "b"]
+    assert [file.stem for file in division.train] == ["0", "2", "4", "5", "a", "c"]

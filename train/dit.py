@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from acestep_jax.data.batch import Batch
+from acestep_jax.data.ledger import TooManyBadSongs
 from acestep_jax.nn import straight
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import flow, gaussian, losses, meanflow, timesteps
@@ -40,6 +41,8 @@ from acestep_jax.training import cli, curriculum, listen, loop, models, optim
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training import state as state_lib
+from acestep_jax.training.config import Data
+from acestep_jax.training.overrides import ConfigError
 from acestep_jax.training.recipes.dit import TrainDiT
 from acestep_jax.training.scene import Scene
 from acestep_jax.training.state import TrainState
@@ -293,6 +296,33 @@ def open_phases(config: TrainDiT) -> curriculum.PhasedBatches:
     return curriculum.PhasedBatches([steps for steps, _ in phases], open_phase)
 
 
+def held_out_views(config: TrainDiT) -> dict[str, Data]:
+    """Gives {prefix of the log: data}: the mixture of the last phase, and each of `eval_tasks`."""
+    data = config.phase_data()[-1][1]
+    return {"eval": data} | {
+        f"eval/{task}": dataclasses.replace(data, tasks=((task, 1.0),))
+        for task in config.eval_tasks
+    }
+
+
+def check_held_out(config: TrainDiT) -> None:
+    """Refuses, before anything is trained, tasks that the held-out songs do not allow.
+
+    Raises:
+      ConfigError: it names the task; evaluations draw the very examples that are tried here.
+    """
+    for prefix, view in held_out_views(config).items():
+        batches = models.open_batches(dataclasses.replace(config, data=view), "validation")
+        try:
+            for _ in range(config.eval_batches):
+                next(batches)
+        except TooManyBadSongs as error:
+            raise ConfigError(
+                f"{prefix} cannot be measured on the validation split: {error} Leave the task out "
+                "of eval_tasks, or hold songs with stems out."
+            ) from error
+
+
 def make_held_out(
     setting: Setting, frozen: Params, mesh: jax.sharding.Mesh
 ) -> Callable[[Params], dict[str, float]]:
@@ -301,15 +331,10 @@ def make_held_out(
     The clips are those of the last phase, or the run's own.
     """
     config, evaluate = setting.config, make_evaluate(setting)
-    data = config.phase_data()[-1][1]
-    views = {"eval": data} | {
-        f"eval/{task}": dataclasses.replace(data, tasks=((task, 1.0),))
-        for task in config.eval_tasks
-    }
 
     def held_out(trained: Params) -> dict[str, float]:
         numbers: dict[str, float] = {}
-        for prefix, view in views.items():
+        for prefix, view in held_out_views(config).items():
             batches = models.open_batches(dataclasses.replace(config, data=view), "validation")
             placed = (mesh_lib.place_batch(batch, mesh) for batch in batches)
             numbers |= held_out_error(
@@ -327,6 +352,7 @@ def main(config: TrainDiT) -> None:
     trained, frozen = models.split(first_params(config, loaded.params), config.trained)
     frozen = models.cast(frozen, config.model.frozen_dtype)
     batches = open_phases(config)
+    check_held_out(config)
     silence = loaded.silence_latent
     silence = jnp.asarray(batches.current.silence_latent) if silence is None else silence
     setting = Setting(config, loaded.networks, silence if config.covers else None)
@@ -339,7 +365,7 @@ def main(config: TrainDiT) -> None:
         places = shardings(jax.eval_shape(init))
         train_step = run.counted(make_train_step(setting, trained, places))
         held_out = make_held_out(setting, frozen, mesh)
-        listener = listen.open_listener(config, setting.networks, mesh)
+        listener = listen.open_listener(config, setting.networks, mesh, setting.silence_latent)
 
         for step in run.steps(start):
             phase = batches.phase

@@ -26,6 +26,7 @@ holds adapters alone. At the end they are saved for PEFT, the release's software
     python -m train.lora --config configs/nano/lora.py
 """
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -129,6 +130,11 @@ class SongBatches:
 
     def __next__(self) -> Songs:
         return Songs(next(self.style), None if self.prior is None else next(self.prior))
+
+    def counts(self) -> dict[str, int]:
+        """Gives what was counted of both streams together."""
+        others = {} if self.prior is None else self.prior.counts()
+        return dict(collections.Counter(self.style.counts()) + collections.Counter(others))
 
     def get_state(self) -> dict[str, Any]:
         """Gives the position after the last songs handed out."""
@@ -290,7 +296,9 @@ def write_report(
         table = report.table(["", *sounds], rows, caption=_ERRORS)
         pieces.append(report.section("Held-out error of the velocity", table))
     series = metrics_lib.read_metrics(workdir)
-    shown = {name: points for name, points in series.items() if not name.startswith("time/")}
+    shown = {
+        name: points for name, points in series.items() if not name.startswith(("time/", "data/"))
+    }
     pieces.append(report.section("Training", report.charts(shown)))
     spec = config.adapter
     lead = f"Rank {spec.rank} in {', '.join(spec.targets)}, after {config.num_steps} steps."

@@ -293,24 +293,30 @@ def export(
 
 
 def load_audio(config: TrainVAE, hop: int) -> tuple[segments.SegmentBatches, dict[str, np.ndarray]]:
-    """Decodes all groups of files: batches to train on, and held-out clips by group."""
+    """Decodes all groups of files: batches to train on, and held-out clips by group.
+
+    Raises:
+      ValueError: if the export needs held-out clips and there are none.
+    """
     samples, clip = config.data.num_frames * hop, config.held_out_frames * hop
     seconds = max(samples, clip) / SAMPLE_RATE
-    found = {
-        pathlib.Path(pattern).parent.name: segments.load_tracks(
-            pattern, min_seconds=seconds, max_seconds=config.track_seconds
+    kept, aside = [], {}
+    for pattern in config.audio:
+        division = segments.divide(pattern, config.held_out_every)
+        kept_tracks, held_out_tracks = (
+            segments.load_tracks(files, min_seconds=seconds, max_seconds=config.track_seconds)
+            for files in division
         )
-        for pattern in config.audio
-    } or {"practice": segments.practice_tracks(count=4, seconds=seconds + 1)}
-    every = config.held_out_every
-    aside = {
-        name: [track for i, track in enumerate(tracks) if every and (i + 1) % every == 0]
-        for name, tracks in found.items()
-    }
-    kept = [
-        [track for i, track in enumerate(tracks) if not every or (i + 1) % every]
-        for tracks in found.values()
-    ]
+        kept.append(kept_tracks)
+        aside[pathlib.Path(pattern).parent.name] = held_out_tracks
+    if not config.audio:
+        first, *others = segments.practice_tracks(count=4, seconds=seconds + 1)
+        kept, aside = [others], {"practice": [first] if config.held_out_every else []}
+    if config.unit_latents and not any(aside.values()):
+        raise ValueError(
+            "unit_latents=true measures the latents on held-out audio, and none is held out; set "
+            "held_out_every, or give some songs split=validation in their labels."
+        )
     batches = segments.SegmentBatches(
         kept, batch_size=config.data.batch_size, samples=samples, seed=config.seed
     )

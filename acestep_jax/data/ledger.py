@@ -1,6 +1,7 @@
 """What was really read: tasks, songs passed over, and when there are too many of those."""
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -11,6 +12,10 @@ NO_TASK = -2
 """Stands for a song that was passed over because it allows none of the tasks."""
 REPORT_AFTER = 1000
 """After so many examples the shares of the tasks are logged."""
+
+
+REDRAWN, WITHOUT_TASK, BAD = "redrawn_tasks", "songs_without_task", "bad_songs"
+"""Names of counts, beside those of the tasks."""
 
 
 class TooManyBadSongs(RuntimeError):
@@ -65,15 +70,17 @@ class Ledger:
         if before < REPORT_AFTER <= self._tasks.sum():
             self._report()
 
-    def summary(self) -> dict[str, float]:
-        """Gives shares of tasks and redrawn tasks, and counts of songs left out, for the log."""
-        total = max(1, int(self._tasks.sum()))
-        shares = {f"data/{n}": c / total for n, c in zip(edits.TASKS, self._tasks) if c}
-        return shares | {
-            "data/redrawn_tasks": self._redrawn / total,
-            "data/songs_without_task": float(self._without_task),
-            "data/bad_songs": float(len(self._bad)),
+    def counts(self) -> dict[str, int]:
+        """Gives what was counted so far by this process, since it opened the data."""
+        return {name: int(count) for name, count in zip(edits.TASKS, self._tasks)} | {
+            REDRAWN: self._redrawn,
+            WITHOUT_TASK: self._without_task,
+            BAD: len(self._bad),
         }
+
+    def summary(self) -> dict[str, float]:
+        """Gives `summarise` of this process's counts."""
+        return summarise([self.counts()])
 
     def _note_bad(self, song: int) -> None:
         if song in self._bad:
@@ -102,3 +109,22 @@ class Ledger:
             ", ".join(shares),
             100 * self._redrawn / total,
         )
+
+
+def summarise(counts: Iterable[Mapping[str, int]]) -> dict[str, float]:
+    """Adds up the counts of processes or streams, for the log.
+
+    Returns:
+      Shares of the tasks, and of the tasks drawn again; how often a song was passed over as it
+      allows no task; and how many songs were found bad, one that several processes met once each.
+    """
+    sums: collections.Counter[str] = collections.Counter()
+    for part in counts:
+        sums.update(part)
+    total = max(1, sum(sums[name] for name in edits.TASKS))
+    shares = {f"data/{name}": sums[name] / total for name in edits.TASKS if sums[name]}
+    return shares | {
+        f"data/{REDRAWN}": sums[REDRAWN] / total,
+        f"data/{WITHOUT_TASK}": float(sums[WITHOUT_TASK]),
+        f"data/{BAD}": float(sums[BAD]),
+    }

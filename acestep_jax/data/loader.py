@@ -255,6 +255,10 @@ class Batches:
         self.close()
         self._position = state["position"]
 
+    def counts(self) -> dict[str, int]:
+        """Gives what the ledger of this process has counted."""
+        return self.ledger.counts()
+
     def _plan(self) -> dict[str, list]:
         return {
             "buckets": [[b.num_frames, b.lyric_tokens, b.batch_size] for b in self.buckets],

@@ -5,34 +5,70 @@ that the position in the data is one number and a resumed run sees what an unint
 """
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from acestep_jax import units
 from acestep_jax.data import audio as audio_lib
+from acestep_jax.data import labels as labels_lib
 
 _FULL_SCALE = 32767.0
 _AUDIBLE = 3e-3  # peaks below this (-50 dB) are left at their level, not lifted to music's
 
 
-def load_tracks(pattern: str, *, min_seconds: float, max_seconds: float) -> list[np.ndarray]:
-    """Decodes every file that a glob pattern names, as int16 [W, 2] at 48 kHz.
+class Division(NamedTuple):
+    """The audio files of a group: those to train on, and those to evaluate on."""
+
+    train: list[pathlib.Path]
+    held_out: list[pathlib.Path]
+
+
+def divide(pattern: str, every: int) -> Division:
+    """Divides the files that a glob pattern names, as their labels say.
+
+    Of songs with labels beside them (`NAME.json`), the training split is trained on, the validation
+    split evaluated on, and the test split left alone. Of the others every so many are held out.
 
     Args:
       pattern: such as `data/audio/own/*.flac`.
-      min_seconds: the least a file must hold.
-      max_seconds: of longer files the middle is taken; keeps the memory in hand.
+      every: of the files without labels; 0 holds none of them out.
 
     Raises:
       FileNotFoundError: if the pattern names no file.
-      BadAudio: if a file cannot be used.
+      ValueError: if a file beside the audio holds no labels.
     """
     path = pathlib.Path(pattern)
     files = sorted(path.parent.glob(path.name))
     if not files:
         raise FileNotFoundError(f"{pattern} names no audio file; has the data been made?")
+    division, unlabelled = Division([], []), 0
+    for file in files:
+        known = file.with_suffix(".json")
+        if known.is_file():
+            split = labels_lib.load_labels(known).split
+        else:
+            unlabelled += 1
+            split = "validation" if every and unlabelled % every == 0 else "train"
+        if split != "test":
+            (division.train if split == "train" else division.held_out).append(file)
+    return division
+
+
+def load_tracks(
+    files: Iterable[pathlib.Path], *, min_seconds: float, max_seconds: float
+) -> list[np.ndarray]:
+    """Decodes audio files as int16 [W, 2] at 48 kHz.
+
+    Args:
+      files: to decode.
+      min_seconds: the least a file must hold.
+      max_seconds: of longer files the middle is taken; keeps the memory in hand.
+
+    Raises:
+      BadAudio: if a file cannot be used.
+    """
     tracks = []
     for file in files:
         samples = audio_lib.read_audio(file, min_seconds=min_seconds, max_seconds=max_seconds)

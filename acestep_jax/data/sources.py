@@ -224,7 +224,7 @@ class Synthetic:
         self._seed, self._channels = seed, channels
         self.frames = np.full(num_songs, 3 * max(num_frames, 128))
         self.folder_of, self.lost = np.zeros(num_songs, int), []
-        self.silence_latent = np.zeros((1, shards.SILENCE_FRAMES, channels), np.float32)
+        self.silence_latent = _made_up_silence(channels)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -252,6 +252,17 @@ class Synthetic:
         drums = (latents * np.float16(0.5)).astype(np.float16)
         stems = {"drums": drums, "strings": latents - drums} if song % 2 else {}
         return shards.Record(labels, latents, None, stems)
+
+
+def _made_up_silence(channels: int) -> np.ndarray:
+    """Makes [1, S, C] like that of an autoencoder: a level of each channel, hardly moving.
+
+    Exact zeros would do harm: a norm of nothing has gradients of 1e9.
+    """
+    rng = np.random.default_rng(0)
+    level = 0.5 * rng.standard_normal(channels)
+    ripple = 0.02 * rng.standard_normal((shards.SILENCE_FRAMES, channels))
+    return (level + ripple)[None].astype(np.float32)
 
 
 def _common_silence(folders: Sequence[pathlib.Path]) -> np.ndarray:

@@ -6,6 +6,7 @@ The batches of a phase begin at its own start, so that lengthening an earlier ph
 what a later one sees; and the position is saved as one: which step, and where its phase stands.
 """
 
+import collections
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ class ResumableBatches(Protocol):
     def close(self) -> None:
         """Stops reading ahead."""
 
+    def counts(self) -> dict[str, int]:
+        """Gives what was counted so far (`data.ledger`)."""
+
 
 class PhasedBatches:
     """Iterates over the batches of one phase after another; the last phase never ends."""
@@ -45,6 +49,7 @@ class PhasedBatches:
         self._starts = [0, *itertools.accumulate(lengths[:-1])]
         self._open_phase = open_phase
         self._position = 0
+        self._earlier: collections.Counter[str] = collections.Counter()
         self._phase, self._batches = 0, open_phase(0)
 
     @property
@@ -64,6 +69,10 @@ class PhasedBatches:
         self._enter(self.phase)
         self._position += 1
         return next(self._batches)
+
+    def counts(self) -> dict[str, int]:
+        """Gives what this process has counted, of all phases it has seen."""
+        return dict(self._earlier + collections.Counter(self._batches.counts()))
 
     def get_state(self) -> dict[str, Any]:
         """Gives the position: batches handed out, and that of the last one's phase."""
@@ -99,5 +108,6 @@ class PhasedBatches:
 
     def _enter(self, phase: int) -> None:
         if phase != self._phase:
+            self._earlier.update(self._batches.counts())
             self._batches.close()
             self._phase, self._batches = phase, self._open_phase(phase)

@@ -16,21 +16,26 @@ import jax
 PEAKS: tuple[tuple[str, float], ...] = (
     (r"GB200", 2500e12),
     (r"B200", 2250e12),
-    (r"H100 PCIe", 756e12),
-    (r"H100 NVL", 835e12),
+    (r"H100 PCIe", 756.5e12),
+    (r"H100 NVL", 835.5e12),
     (r"H100|H200|GH200", 989e12),
     (r"A100", 312e12),
     (r"L40S", 362e12),
     (r"\bL4\b", 121e12),
-    (r"TPU ?7x", 2307e12),
+    (r"TPU ?7x", 2307e12 / 2),  # a device is one of the chip's two cores
     (r"TPU v6 lite|TPU v6e", 918e12),
     (r"TPU v5 lite|TPU v5e", 197e12),
     (r"TPU v5", 459e12),
     (r"TPU v4", 275e12),
 )
-"""Dense bfloat16 operations a second by pattern of `device_kind`, from the makers' data sheets:
-NVIDIA Blackwell (2025), H100 and H200 (2023), A100 (2021), L40S and L4 (2023), without sparsity;
-Google Cloud's pages of TPU versions (2025)."""
+"""Dense bfloat16 operations a second of a device, by pattern of its `device_kind`.
+
+NVIDIA's data sheets state them with sparsity, which doubles them: H100 1,979 (SXM), 1,671 (NVL) and
+1,513 (PCIe) TFLOP/s, L40S 733, L4 242, A100 624; a GPU of GB200 5,000 and of HGX B200 4,500.
+Google's are in its pages of Cloud TPU versions (docs.cloud.google.com/tpu/docs/v6e and /tpu7x:
+v5e 197, v5p 459, v6e 918, 7x 2,307 a chip). JAX's own table of TPUs agrees within rounding, and has
+one device a chip but for 7x, whose two cores are two devices (jax.experimental.pallas.tpu).
+All but the NVL's were looked up in November 2026."""
 
 
 @dataclasses.dataclass(frozen=True)

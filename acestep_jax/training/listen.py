@@ -20,13 +20,21 @@ from acestep_jax.training import scene as scene_lib
 from acestep_jax.training.config import Model, Samples
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.recipes.dit import TrainDiT
+from acestep_jax.training.recipes.tokenizer import TrainTokenizer
 from acestep_jax.typing import Array, Params
 
 
 class Listener:
     """Samples and decodes the songs of one batch with whatever parameters it is given."""
 
-    def __init__(self, model: Model, plan: Samples, networks: Networks, batch: Batch) -> None:
+    def __init__(
+        self,
+        model: Model,
+        plan: Samples,
+        networks: Networks,
+        batch: Batch,
+        silence_latent: Array | None = None,
+    ) -> None:
         """Loads the autoencoder.
 
         Args:
@@ -34,13 +42,14 @@ class Listener:
           plan: steps, shift and guidance.
           networks: the modules.
           batch: held-out songs and prompts, placed on the mesh.
+          silence_latent: [1, S, C] where covers are heard through their codes.
 
         Raises:
           ValueError: if the configuration names no autoencoder.
         """
         self._plan, self._batch = plan, batch
         vae, self._vae_params = models.load_vae(model)
-        sample = functools.partial(_sample, networks, vae, plan, model.mask_padding)
+        sample = functools.partial(_sample, networks, vae, plan, model.mask_padding, silence_latent)
         self._sample = jax.jit(sample)
 
     def __call__(self, parts: Params) -> dict[str, np.ndarray]:
@@ -54,13 +63,24 @@ class Listener:
 
 
 def open_listener(
-    config: TrainDiT | Distill, networks: Networks, mesh: jax.sharding.Mesh
+    config: TrainDiT | TrainTokenizer | Distill,
+    networks: Networks,
+    mesh: jax.sharding.Mesh,
+    silence_latent: Array | None = None,
 ) -> Callable[[Params], dict[str, np.ndarray]]:
-    """Opens the first held-out batch of a run; without an autoencoder, nothing is to be heard."""
+    """Opens the first held-out batch of a run; without an autoencoder, nothing is to be heard.
+
+    Args:
+      config: the run.
+      networks: the modules.
+      mesh: where to sample.
+      silence_latent: [1, S, C] where covers are heard through their codes.
+    """
     if not config.model.vae_weights:
         return lambda parts: {}
     batch = next(models.open_batches(config, "validation"))
-    return Listener(config.model, config.samples, networks, mesh_lib.place_batch(batch, mesh))
+    placed = mesh_lib.place_batch(batch, mesh)
+    return Listener(config.model, config.samples, networks, placed, silence_latent)
 
 
 def _sample(
@@ -68,11 +88,14 @@ def _sample(
     vae: VAE,
     plan: Samples,
     mask_padding: bool,
+    silence_latent: Array | None,
     parts: Params,
     vae_params: Params,
     batch: Batch,
 ) -> Array:
-    scene = scene_lib.encode(networks, parts, batch, mask_padding=mask_padding)
+    scene = scene_lib.encode(
+        networks, parts, batch, mask_padding=mask_padding, silence_latent=silence_latent
+    )
     velocity = scene_lib.guided_field(networks, parts["dit"], scene, plan.guidance_scale)
     noise = jax.random.normal(jax.random.key(0), scene.real.shape)
     times = timesteps.time_grid(plan.num_steps, plan.shift)

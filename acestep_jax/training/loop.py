@@ -10,6 +10,7 @@ SIGTERM and Ctrl-C finish the step, save, and stop; the same command then resume
 processes one of them is enough to be told: all stop after the same step.
 """
 
+import json
 import os
 import pathlib
 import signal
@@ -21,9 +22,10 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from acestep_jax.data import ledger
 from acestep_jax.data.batch import Batch
 from acestep_jax.training import checkpoint as checkpoint_lib
-from acestep_jax.training import cli, flops
+from acestep_jax.training import cli, flops, processes
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import metrics as metrics_lib
@@ -44,12 +46,14 @@ class Loop:
 
         Args:
           config: the run, with its workdir.
-          examples_per_step: for the log; data.batch_size by default.
+          examples_per_step: for the log, of steps that are not `counted` with a batch among their
+            arguments; by default data.batch_size, and with data.buckets nothing.
         """
         self.config = config
         self.workdir = pathlib.Path(config.workdir or f"runs/{config.name}")
         self._metrics: metrics_lib.Metrics | None = None
-        self._examples = config.data.batch_size if examples_per_step is None else examples_per_step
+        usual = 0 if config.data.buckets else config.data.batch_size
+        self._examples = usual if examples_per_step is None else examples_per_step
         self._signal: int | None = None
         self._earlier_handlers: dict[int, Any] = {}
         self.checkpoints = checkpoint_lib.Checkpoints(
@@ -181,10 +185,24 @@ class Loop:
         interrupted = self._should_stop(done)
         if done % self.config.save_every == 0 or done == self.config.num_steps or interrupted:
             self.checkpoints.save(state, batches)
+            self._note_data(done, batches)
         if interrupted:
             self.checkpoints.wait()
             logging.warning("Stopped and saved after step %d; the same command resumes.", done)
             raise Interrupted(128 + (self._signal or signal.SIGTERM))
+
+    def _note_data(self, done: int, batches: Any) -> None:
+        """Logs what all processes have read since they started, where the batches count it.
+
+        With every checkpoint: there the processes meet anyway.
+        """
+        if not hasattr(batches, "counts"):
+            return
+        summary = ledger.summarise(map(json.loads, processes.gather(batches.counts())))
+        self.metrics.note(done, summary)
+        bad = summary[f"data/{ledger.BAD}"]
+        if done == self.config.num_steps and bad:
+            logging.warning("%d songs could not be trained on; the log above names them.", bad)
 
     def _last_good(self) -> int | None:
         self.checkpoints.wait()  # one may be on its way

@@ -26,6 +26,7 @@ from acestep_jax.data.batch import Batch
 from acestep_jax.ops import timesteps
 from acestep_jax.sampling import flow, sampler
 from acestep_jax.training import compare, files, models, report
+from acestep_jax.training import hints as hints_lib
 from acestep_jax.training.codec import Codec
 from acestep_jax.training.config import Model
 from acestep_jax.training.models import Loaded
@@ -91,15 +92,15 @@ def make_sounds(
 ) -> dict[str, np.ndarray]:
     """Makes what is compared: {system: audio [N, W, 2]}, and "source", the reconstructions."""
     silence = models.open_batches(config, "validation").silence_latent[0]
-    setting = tokenizer.Setting(config, Codec(loaded.networks, silence))
+    setting = hints_lib.Setting(config, Codec(loaded.networks, silence))
     codec, parts = setting.codec, loaded.params
     vectors, _ = jax.jit(codec.encode)(parts, covers.latents)
     hints = codec.decode(parts, vectors, covers.latents.shape[1])
-    scene = tokenizer.read_conditions(setting, parts, covers)
+    scene = hints_lib.read_conditions(setting, parts, covers)
     scenes = {
-        "cover": tokenizer.with_hints(scene, hints, covers),
-        "cover of another": tokenizer.with_hints(scene, jnp.roll(hints, 1, axis=0), covers),
-        "text2music": tokenizer.read_conditions(setting, parts, plain),
+        "cover": hints_lib.with_hints(scene, hints, covers),
+        "cover of another": hints_lib.with_hints(scene, jnp.roll(hints, 1, axis=0), covers),
+        "text2music": hints_lib.read_conditions(setting, parts, plain),
     }
     times = timesteps.time_grid(num_steps, 1.0)
 
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data = dataclasses.replace(data, batch_size=items, num_frames=args.frames)
     config = TrainTokenizer(name="covers", model=model, data=data)
     loaded = models.load(model)
-    covers, plain = next(tokenizer.held_out_pairs(config))
+    covers, plain = next(hints_lib.held_out_pairs(config))
     sounds = make_sounds(config, loaded, covers, plain, steps)
     results = {name: describe(correlations(sounds[name], sounds["source"])) for name in SYSTEMS}
     out, sounds_page = pathlib.Path(args.out), pathlib.Path(args.page)

@@ -14,6 +14,7 @@ from acestep_jax.nn import model as model_lib
 from acestep_jax.ops import fsq
 from acestep_jax.training import cli, models
 from acestep_jax.training import codec as codec_lib
+from acestep_jax.training import hints as hints_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training.codec import Codec
 from acestep_jax.training.config import Data, Mesh, Optimizer
@@ -37,7 +38,7 @@ CONFIG = TrainTokenizer(
 )
 SILENCE = np.repeat(np.arange(9.0, 5.0, -1.0, np.float32)[:, None], 4, axis=1)
 draw_codec = jax.jit(codec_lib.draw_params, static_argnums=0)
-SETTING = tokenizer.Setting(CONFIG, Codec(tiny.networks(), SILENCE))
+SETTING = hints_lib.Setting(CONFIG, Codec(tiny.networks(), SILENCE))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_covers_read_hints_and_other_tasks_keep_their_source():
     hints = jnp.full(batch.latents.shape, 7.0)
     for is_cover, source in ((True, hints), (False, batch.source_latents)):
         asked = dataclasses.replace(batch, is_cover=np.full(8, is_cover))
-        context = tokenizer.with_hints(scene, hints, asked).context
+        context = hints_lib.with_hints(scene, hints, asked).context
         np.testing.assert_array_equal(context[..., :4], source)
         np.testing.assert_array_equal(context[..., 4:], 1)  # all of it is to be generated
 
@@ -212,7 +213,7 @@ def test_a_fresh_codec_starts_at_unit_scale_and_hints_at_the_mean():
 def test_held_out_covers_and_text2music_are_the_same_clips():
     data = dataclasses.replace(CONFIG.data, shards="synthetic", batch_size=3, num_frames=16)
     configs = [dataclasses.replace(CONFIG, data=data, seed=seed) for seed in (0, 1)]
-    (asked, plain), (again, _) = (next(tokenizer.held_out_pairs(config)) for config in configs)
+    (asked, plain), (again, _) = (next(hints_lib.held_out_pairs(config)) for config in configs)
     np.testing.assert_array_equal(asked.latents, plain.latents)
     np.testing.assert_array_equal(asked.latents, again.latents)
     assert asked.is_cover.all()
@@ -225,19 +226,19 @@ def test_evaluations_tell_kinds_of_hints_apart_and_agree_with_themselves(start):
     spread = SETTING.codec.start_on(params["codec"], toys.batch().latents)["tokenizer"]
     # else every window may have the same code
     parts = frozen | params["decoder"] | params["codec"] | {"tokenizer": spread}
-    evaluate = tokenizer.make_evaluate(SETTING)
+    evaluate = hints_lib.make_evaluate(SETTING)
 
     def numbers():
         plain = [toys.batch(seed=seed) for seed in (0, 1)]
         asked = [dataclasses.replace(batch, is_cover=np.ones(8, bool)) for batch in plain]
         pairs = zip(asked, plain, strict=True)
-        return tokenizer.held_out_numbers(SETTING, evaluate, parts, pairs, 2)
+        return hints_lib.held_out_numbers(SETTING, evaluate, parts, pairs, 2)
 
     first = numbers()
     assert first == numbers()
     kinds = [first[f"eval/error_{kind}"] for kind in ("true", "wrong", "shuffled", "none")]
     assert len(set(kinds)) == 4
-    times = [first[f"eval/error_true_t{t}"] for t in tokenizer.EVAL_TIMES]
+    times = [first[f"eval/error_true_t{t}"] for t in hints_lib.EVAL_TIMES]
     assert first["eval/error_true"] == pytest.approx(np.mean(times))
     # random hints have nothing to do with the song: |hint - data|^2 exceeds the variance
     assert first["eval/unexplained"] > 1
@@ -307,7 +308,7 @@ def test_the_two_billion_recipe_traces_at_full_size():
             for name, shape in rows.items()
         }
     )
-    setting = tokenizer.Setting(config, Codec(networks, np.zeros((750, 64), np.float32)))
+    setting = hints_lib.Setting(config, Codec(networks, np.zeros((750, 64), np.float32)))
     state = jax.eval_shape(functools.partial(tokenizer.make_state, config), params)
     for stage in ("reconstruct", "joint"):
         step = tokenizer.make_step(setting, stage, params)
@@ -374,7 +375,7 @@ def _unexplained(rank, num_steps):
     draw = jax.jit(functools.partial(_windows, rank=rank))
     params = draw_codec(LIMIT_NETWORKS, jax.random.key(0))
     params = {"codec": codec.start_on(params, draw(jax.random.key(1)))}
-    step = tokenizer.make_step(tokenizer.Setting(config, codec), "reconstruct", params)
+    step = tokenizer.make_step(hints_lib.Setting(config, codec), "reconstruct", params)
     state = tokenizer.make_state(config, params)
     batch = dataclasses.replace(toys.batch(size=96, frames=5), frame_mask=np.ones((96, 5), bool))
     for i in range(num_steps):

@@ -25,6 +25,9 @@ class Counter:
     def close(self):
         self.closed = True
 
+    def counts(self):
+        return {"text2music": self.count}
+
 
 def phases(lengths=(2, 3, 1)):
     return PhasedBatches(lengths, lambda i: Counter("abc"[i]))
@@ -60,3 +63,10 @@ def test_phases_without_steps_are_refused():
     for lengths in ((), (2, 0)):
         with pytest.raises(ValueError, match="every phase needs at least one"):
             phases(lengths)
+
+
+def test_what_was_read_is_counted_over_all_phases():
+    batches = phases()
+    for _ in range(4):
+        next(batches)
+    assert batches.counts() == {"text2music": 4}

@@ -48,12 +48,13 @@ def test_a_convolution_counts_its_taps():
     ("kind", "rate"),
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 PCIe", 756.5e12),
         ("NVIDIA H200", 989e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
         ("TPU v5 lite", 197e12),
         ("TPU v5p", 459e12),
         ("TPU v4", 275e12),
+        ("TPU7x", 1153.5e12),
         ("cpu", None),
     ],
 )

@@ -3,6 +3,7 @@
 import io
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import flops, loop
 from acestep_jax.training import metrics as metrics_lib
+from tests.train import toys
 from tests.training import toy_run
 
 
@@ -151,3 +153,35 @@ def test_a_loop_gives_the_signals_back(tmp_path):
         for _ in run.steps(0):
             assert signal.getsignal(signal.SIGTERM) != before
         assert signal.getsignal(signal.SIGTERM) == before  # evaluation can be stopped at once
+
+
+def test_the_examples_of_a_step_are_those_of_its_batch(tmp_path):
+    toy = toy_run.Toy(num_steps=3, log_every=3, workdir=str(tmp_path))
+    init, _ = toy_run.make_init(toy)
+    with loop.Loop(toy) as run:  # data.batch_size is 16
+        state, _ = run.restore_or_init(init)
+        step = run.counted(jax.jit(lambda batch: batch.latents.sum()))
+        for number, size in enumerate((2, 5, 5)):
+            run.end_step(number, state, {"sum": step(toys.batch(size=size))})
+    series = metrics_lib.read_metrics(tmp_path)
+    rate, seconds = (series[f"time/{n}"][0][1] for n in ("examples_per_second", "step_seconds"))
+    np.testing.assert_allclose(rate * seconds, 5, rtol=1e-6)  # the first step compiles: left out
+
+
+def test_what_was_read_is_logged_with_every_checkpoint(tmp_path):
+    class Read:
+        def counts(self):
+            return {"text2music": 3, "repaint": 1, "redrawn_tasks": 1, "bad_songs": 2}
+
+        def get_state(self):
+            return {}
+
+    toy = toy_run.Toy(num_steps=4, save_every=2, log_every=1, workdir=str(tmp_path))
+    init, _ = toy_run.make_init(toy)
+    with loop.Loop(toy) as run:
+        state, _ = run.restore_or_init(init)
+        for number in range(4):
+            run.end_step(number, state.replace(step=jnp.int32(number + 1)), {}, Read())
+    series = metrics_lib.read_metrics(tmp_path)
+    assert series["data/repaint"] == [(2, 0.25), (4, 0.25)]
+    assert series["data/bad_songs"] == [(2, 2.0), (4, 2.0)]

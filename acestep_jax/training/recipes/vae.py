@@ -37,11 +37,11 @@ class TrainVAE(Run):
     export_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of exported safetensors
     phases: tuple[VAEPhase, ...] = (VAEPhase(num_steps=1000),)  # in order; they make up num_steps
     # Groups of audio files, drawn equally often, each a glob pattern; empty: tones made on the
-    # spot. A segment is data.num_frames long.
+    # spot. A segment is data.num_frames long. Labels beside a file say of which split it is.
     audio: tuple[str, ...] = ("data/audio/own/*.flac", "data/audio/real/*.flac")
     track_seconds: float = 75.0  # of longer files only the middle is kept in memory
     unit_latents: bool = False  # export latents of unit variance on held-out audio
-    held_out_every: int = 10  # every so many files of a group serve evaluation instead; 0: none
+    held_out_every: int = 10  # of files without labels, these serve evaluation instead; 0: none
     held_out_frames: int = 51  # length of an evaluation clip
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)  # of the spectral loss
     floor: float = 1e-4  # of its magnitudes; noise at -80 dB
