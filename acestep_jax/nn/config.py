@@ -279,6 +279,7 @@ TEXT_ENCODERS: dict[str, Qwen3Config] = {
 """The text encoders by preset name."""
 
 _PLANNER_VOCAB = 217_204  # Qwen3's 151,669 ids and 65,535 audio tokens
+_NANO_PLANNER_VOCAB = 3176  # the nano tokenizer's 2,176 rows and 1,000 audio tokens
 PLANNERS: dict[str, Qwen3Config] = {
     "planner_0p6b": Qwen3Config(vocab_size=_PLANNER_VOCAB, max_position_embeddings=40_960),
     "planner_1p7b": Qwen3Config(
@@ -294,6 +295,24 @@ PLANNERS: dict[str, Qwen3Config] = {
         num_hidden_layers=36,
         num_attention_heads=32,
         max_position_embeddings=40_960,
+    ),
+    "nano": Qwen3Config(
+        vocab_size=_NANO_PLANNER_VOCAB,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=32,
+    ),
+    "toy": Qwen3Config(
+        vocab_size=_NANO_PLANNER_VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
     ),
 }
 """The planners by preset name."""

@@ -113,7 +113,8 @@ class Qwen3(nn.Module):
         Args:
           tokens: int [B, T].
           mask: [B, T], False for padding on either side; None takes all tokens as real, as the
-            release calls its text encoder.
+            release calls its text encoder. [B, T, T] says what each token sees (`ops.packing`);
+            positions must then be given, and there is no cache.
           positions: rotary positions [B, T]; None numbers the real tokens of each item from 0,
             after those in the cache.
           cache: what earlier calls left; the T new tokens are appended. The caller sees to it that
@@ -125,6 +126,8 @@ class Qwen3(nn.Module):
         if cache is not None and tokens.shape[1] > cache.size:
             raise ValueError(f"{tokens.shape[1]} tokens do not fit a cache of {cache.size} slots.")
         present = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
+        if present.ndim == 3 and (positions is None or cache is not None):
+            raise ValueError("a mask [B, T, T] needs positions and takes no cache.")
         if positions is None:
             positions = masks.positions(present)
             if cache is not None:

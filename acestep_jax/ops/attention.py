@@ -77,7 +77,8 @@ def attention(
       k: keys [B, S, K, H], N a multiple of K.
       v: values [B, S, K, H].
       window: visible distance, |i - j| <= window, for self-attention (S = T); None for all.
-      key_mask: [B, S], False hides a key from every query; None shows all.
+      key_mask: [B, S], False hides a key from every query; None shows all. [B, T, S] hides keys
+        query by query, which the reference alone computes.
       causal: hide the keys behind each query.
       query_offset: with `causal`, the key position of the first query (a cache's fill).
       scale: factor on the logits; None for H^-1/2.
@@ -95,7 +96,8 @@ def attention(
         window = None  # the band covers everything
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     offset_free = isinstance(query_offset, int) and query_offset == 0
-    name = _choose(implementation, q, k, window, causal, offset_free)
+    by_query = key_mask is not None and key_mask.ndim == 3
+    name = _choose("reference" if by_query else implementation, q, k, window, causal, offset_free)
     arguments = dict(window=window, key_mask=key_mask, causal=causal, scale=scale)
     if name == "reference":
         arguments["query_offset"] = query_offset
@@ -238,7 +240,7 @@ def _mask(
     shape = masks.geometry(length, num_keys, window=window, is_causal=causal, offset=query_offset)
     if key_mask is None:
         return None if shape is None else shape[None]
-    keys = key_mask[:, None, :].astype(bool)
+    keys = (key_mask if key_mask.ndim == 3 else key_mask[:, None, :]).astype(bool)
     return keys if shape is None else keys & shape[None]
 
 

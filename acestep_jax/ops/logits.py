@@ -118,3 +118,9 @@ def choose(log_probs: Array, keys: Key, temperature: Array | None) -> tuple[Arra
         drawn = jnp.where(temperature[:, None] > 0, log_probs + noise, log_probs)
     position = jnp.argmax(drawn, axis=-1).astype(jnp.int32)
     return position, jnp.take_along_axis(log_probs, position[:, None], axis=-1)[:, 0]
+
+
+def token_log_probs(logits: Array, tokens: Array) -> Array:
+    """Gives log p of each token under its own row of logits: [..., V] and [...] -> [...]."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)

@@ -5,10 +5,34 @@ values, text with bytes. The only thing it shares with the compiled one is the n
 one number for each allowed token in rising order (trees), or for each token (text).
 """
 
+import functools
+
 import numpy as np
 
 VALUES = ("bpm", "duration", "keyscale", "language", "timesignature")
 ORDER = ("bpm", "caption", "duration", "genres", "keyscale", "language", "timesignature")
+
+
+def spelled(vocabulary, name, value):
+    """Tokens of a value behind its field's name, the line break included."""
+    head = vocabulary.encode(f"{name}:")
+    return vocabulary.encode(f"{name}: {value}")[len(head) :] + [vocabulary.newline]
+
+
+@functools.cache
+def legal(book):
+    """What may be written: {field: token sequences}, and the tokens of a caption's first line."""
+    vocabulary = book.vocabulary
+    values = {
+        name: [spelled(vocabulary, name, value) for value in book.rules.values()[name]]
+        for name in VALUES
+    }
+    plain = [
+        i
+        for i, s in enumerate(vocabulary.spellings)
+        if s and b"`" not in s and b"\n" not in s.rstrip(b"\n")
+    ]
+    return values, plain
 
 
 class Machine:
@@ -23,19 +47,9 @@ class Machine:
         self.vocabulary, self.rules = book.vocabulary, book.rules
         self.given, self.ending = dict(given), ending
         self.fields = [name for name in ORDER if name not in skip]
-        self.values = {
-            name: [
-                self.behind_name(name, value) + [self.vocabulary.newline]
-                for value in book.rules.values()[name]
-            ]
-            for name in VALUES
-        }
+        self.values, self.plain = legal(book)
         self.done = False
         self.enter_fixed("think", self.vocabulary.encode("<think>\n"), self.next_field)
-
-    def behind_name(self, name, value):
-        head = self.vocabulary.encode(f"{name}:")
-        return self.vocabulary.encode(f"{name}: {value}")[len(head) :]
 
     # where it goes
 
@@ -58,7 +72,7 @@ class Machine:
     def enter_value(self, name):
         self.state, self.queue, self.written = f"{name} value", [], []
         if name in self.given:
-            tokens = self.behind_name(name, str(self.given[name])) + [self.vocabulary.newline]
+            tokens = spelled(self.vocabulary, name, str(self.given[name]))
             self.enter_fixed(f"{name} value", tokens, self.next_field)
 
     def enter_free(self):
@@ -95,12 +109,6 @@ class Machine:
     def caption_tokens(self, fresh, full):
         if full:
             return [self.vocabulary.newline]
-        if not hasattr(self, "plain"):
-            self.plain = [
-                i
-                for i in range(self.vocabulary.size)
-                if (s := self.spelling(i)) and b"`" not in s and b"\n" not in s.rstrip(b"\n")
-            ]
         if fresh:
             return [i for i in self.plain if self.spelling(i)[:1] in (b" ", b"\t")]
         return self.plain

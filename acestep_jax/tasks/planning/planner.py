@@ -39,7 +39,7 @@ from acestep_jax.typing import Array, Key, Params
 CONTEXT = 8192
 """Longest prompt and answer together, if the model's own context is not shorter."""
 MAX_LYRIC_TOKENS = 4096
-"""Longest answer of inspire, format and understand."""
+"""Longest free text of inspire, format and understand."""
 _MAX_CODES = int(MAX_SECONDS) * CODES_PER_SECOND
 _ALL_FOUR = ("bpm", "duration", "keyscale", "timesignature")
 """Given all of them, nothing is left to think about, and the release skips the first phase."""
@@ -184,6 +184,7 @@ class Planner:
       params: of it.
       book: vocabulary and tables.
       context: longest prompt and answer together.
+      lyric_tokens: longest free text behind a chain of thought.
       batch_size: most items that are decoded at once.
     """
 
@@ -191,6 +192,7 @@ class Planner:
     params: Params
     book: Book
     context: int = CONTEXT
+    lyric_tokens: int = MAX_LYRIC_TOKENS
     batch_size: int = 8
 
     @classmethod
@@ -335,7 +337,7 @@ class Planner:
         self, prompt: chat.Parts, given: Mapping[str, Any], seed: int, drawing: Drawing
     ) -> Sample:
         program = self.book.program(given=given, ending="text")
-        (passage,) = self._write([prompt], [program], [seed], drawing, MAX_LYRIC_TOKENS)
+        (passage,) = self._write([prompt], [program], [seed], drawing, self.lyric_tokens)
         text = self.vocabulary.decode(passage.tokens)
         text = text.removesuffix("<|endoftext|>").removesuffix("<|im_end|>")
         fields = blueprint_lib.parse_fields(blueprint_lib.reasoning_of(text))

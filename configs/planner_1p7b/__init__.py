@@ -1,0 +1,1 @@
+"""Runs of the released 1.7B planner."""
