@@ -296,7 +296,7 @@ PLANNERS: dict[str, Qwen3Config] = {
         num_attention_heads=32,
         max_position_embeddings=40_960,
     ),
-    "nano": Qwen3Config(
+    "planner_nano": Qwen3Config(
         vocab_size=_NANO_PLANNER_VOCAB,
         hidden_size=256,
         intermediate_size=768,
@@ -305,7 +305,7 @@ PLANNERS: dict[str, Qwen3Config] = {
         num_key_value_heads=4,
         head_dim=32,
     ),
-    "toy": Qwen3Config(
+    "planner_toy": Qwen3Config(
         vocab_size=_NANO_PLANNER_VOCAB,
         hidden_size=32,
         intermediate_size=48,

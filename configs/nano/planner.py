@@ -15,7 +15,7 @@ def get_config(quick: bool = False) -> TrainPlanner:
     config = TrainPlanner(
         name="nano_planner",
         num_steps=4000,
-        model=PlannerModel(preset="nano"),
+        model=PlannerModel(preset="planner_nano"),
         chats=Chats(length=512, seconds=(10, 30)),
         optimizer=Optimizer(
             peak_lr=1e-3,  # from random weights; a trained planner is tuned at 1e-5

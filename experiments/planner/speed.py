@@ -1,6 +1,6 @@
 """How many tokens a second does the planner write, and beside transformers?
 
-    python -m experiments.planner.speed [--preset nano] [--batch 1 8] [--against transformers]
+    python -m experiments.planner.speed [--preset planner_nano] [--batch 1 8] [--against transformers]
 
 Random weights at the preset's sizes. Timed are the loops that planning goes through, compiled and
 warm: a fixed number of audio codes (`codes`), and as many tokens without any grammar (`free`). With
@@ -139,7 +139,7 @@ def bytes_a_token(module: Qwen3, params: Params, batch: int) -> int:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Times, prints a line a batch size, and everything as JSON last."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="nano", choices=sorted(PLANNERS))
+    parser.add_argument("--preset", default="planner_nano", choices=sorted(PLANNERS))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)

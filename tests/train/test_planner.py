@@ -176,7 +176,7 @@ def test_merged_adapters_are_exported_as_a_planner(tmp_path):
         CONFIG, lora=True, adapter=lora.LoRA(rank=2, alpha=4.0, dropout=0.0)
     )
     begin = planner.open_planner(config)
-    assert begin.network.config == PLANNERS["toy"]
+    assert begin.network.config == PLANNERS["planner_toy"]
     adapters = lora.init(jax.random.key(1), begin.network.params, config.adapter)
     adapters = jax.tree.map(lambda x: x + 0.1, adapters)
     config = dataclasses.replace(
@@ -221,5 +221,5 @@ def test_two_starts_and_unknown_tasks_are_refused():
 
 def test_the_nano_tokenizer_serves_the_nano_planner():
     tokenizer = tokenizers.Tokenizer.from_file(f"{NANO_TOKENIZER}/tokenizer.json")
-    assert Vocabulary.of(tokenizer, PLANNERS["nano"].vocab_size).num_codes == 1000
+    assert Vocabulary.of(tokenizer, PLANNERS["planner_nano"].vocab_size).num_codes == 1000
     assert weights.resolve(NANO_TOKENIZER).is_dir()
