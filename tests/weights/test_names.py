@@ -53,7 +53,7 @@ def test_the_release_is_listed_name_by_name_and_shape_by_shape(preset, num_tenso
     assert sum(entry.size for entry in entries) == num_parameters
 
 
-@pytest.mark.parametrize("preset", sorted(nn_config.PLANNERS))
+@pytest.mark.parametrize("preset", ["planner_0p6b", "planner_1p7b", "planner_4b"])
 def test_the_planners_are_listed_name_by_name_and_shape_by_shape(preset):
     listed = {entry.name: entry.shape for entry in entries_of(preset)}
     assert listed == released(f"{preset}.json")
