@@ -50,6 +50,8 @@ class Linear(nn.Module):
     `lora_b` [r, out] and `scale` [r] at this path, the adapter's `((x lora_a) · scale) lora_b` is
     added. A fourth entry, `dropout` [], is the chance of an input to be dropped for the adapter; it
     counts where a key named "dropout" is given.
+
+    `codes` [in, out] int8 and `scale` [out] may stand in place of the kernel (`weights.int8`).
     """
 
     features: int
@@ -58,15 +60,25 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
-        x = x.astype(self.dtype)
-        y = dense(x, kernel.astype(self.dtype))
+        if self.has_variable("params", "codes"):
+            x = x.astype(self.dtype)
+            y = self._quantized(x)
+        else:
+            kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
+            x = x.astype(self.dtype)
+            y = dense(x, kernel.astype(self.dtype))
         if self.has_variable("lora", "lora_a"):
             y = y + self._adapter(x)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + along_last(bias.astype(self.dtype), y)
         return share_batch(y)
+
+    def _quantized(self, x: Array) -> Array:
+        """Computes (x codes) · scale of an 8-bit kernel (`weights.int8`), the scale in float32."""
+        codes, scale = (self.get_variable("params", name) for name in ("codes", "scale"))
+        y = dense(x, codes.astype(self.dtype)).astype(jnp.float32)
+        return (y * along_last(scale, y)).astype(self.dtype)
 
     def _adapter(self, x: Array) -> Array:
         lora_a, lora_b, scale = (

@@ -73,7 +73,7 @@ def find_targets(params: Params, targets: Sequence[str]) -> list[Path]:
     Raises:
       ValueError: if a target names none; it lists what there is to adapt.
     """
-    linear = [path for path, leaves in _modules(params, "kernel") if _is_linear(path, leaves)]
+    linear = [path for path, leaves in _modules(params, "kernel") if is_linear(path, leaves)]
     for target in targets:
         if not any(matches(path, (target,)) for path in linear):
             names = sorted({path[-1] for path in linear})
@@ -241,6 +241,11 @@ def add_deltas(params: Params, deltas: Iterable[tuple[Path, Array]]) -> Merged:
     for path, delta in deltas:
         leaves = _at(params, path)
         kernel = leaves.get("kernel")
+        if "codes" in leaves:
+            raise ValueError(
+                f"{'/'.join(path)} is 8-bit; LoKr and merged LoRA are added to whole kernels. Load "
+                "the base in float32 or bfloat16, or apply LoRA without merging."
+            )
         if kernel is None or kernel.shape != delta.shape:
             have = "no kernel" if kernel is None else kernel.shape
             raise ValueError(
@@ -268,7 +273,8 @@ def check(params: Params, adapters: Params) -> None:
     """
     problems = []
     for path, own in _modules(adapters, "lora_a"):
-        kernel = _at(params, path).get("kernel")
+        leaves = _at(params, path)
+        kernel = leaves.get("kernel", leaves.get("codes"))
         shape = (*own["lora_a"].shape[:-1], own["lora_b"].shape[-1])
         if kernel is None:
             problems.append(f"{'/'.join(path)} is no linear layer of the base")
@@ -299,7 +305,7 @@ def _map_modules(change: Callable[[Params], Params], tree: Params) -> Params:
     return {name: _map_modules(change, branch) for name, branch in tree.items()}
 
 
-def _is_linear(path: Path, leaves: Params) -> bool:
+def is_linear(path: Path, leaves: Params) -> bool:
     """Tells a `Linear`, stacked or not, from the convolutions that join and split patches."""
     stacked = "layers" in path and "last" not in path
     return leaves["kernel"].ndim == 2 + stacked

@@ -30,6 +30,7 @@ class Inputs:
       timbre_latents: [N, F, C], references of all items, in the items' order.
       timbre_owner: [N] int32, the item of each.
       target_latents: [B, T, C], the source as it is, whole.
+      span_mask: [B, T] bool, the frames to generate, whether or not the edit mask tells them.
       codes: [B, Q] int32, -1 behind an item's last; None where the codes come from the source.
       plain_text_tokens, plain_text_mask: the captions as text2music's, where covers turn to that.
     """
@@ -43,6 +44,7 @@ class Inputs:
     source_latents: Array
     target_latents: Array
     edit_mask: Array
+    span_mask: Array
     is_cover: Array
     frame_mask: Array
     silent_latents: Array
@@ -168,7 +170,8 @@ def _item_arrays(
     request: Request, sound: Sounds, frames: int, silence: np.ndarray, length: int
 ) -> dict[str, np.ndarray]:
     source = None if sound.source is None else sound.source[:frames]
-    edit = edits.make_edit(request.task, length, silence, source, span_frames(request, frames))
+    span = span_frames(request, frames)
+    edit = edits.make_edit(request.task, length, silence, source, span, tell_span=request.tell_span)
     target = edits.silence_frames(silence, length)
     if source is not None:
         target = edits.fill_up(source, length, silence)
@@ -176,10 +179,16 @@ def _item_arrays(
         "source_latents": edit.source_latents,
         "target_latents": target,
         "edit_mask": edit.edit_mask,
+        "span_mask": _within(span, length),
         "is_cover": np.array(request.is_cover),
         "frame_mask": np.arange(length) < frames,
         "silent_latents": edits.silence_frames(silence, length),
     }
+
+
+def _within(span: tuple[int, int] | None, length: int) -> np.ndarray:
+    frames = np.arange(length)
+    return np.ones(length, bool) if span is None else (span[0] <= frames) & (frames < span[1])
 
 
 _LIMITS = {"text": prompt.MAX_CAPTION_TOKENS, "lyric": prompt.MAX_LYRIC_TOKENS}

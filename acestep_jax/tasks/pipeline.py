@@ -6,15 +6,14 @@
     sound --autoencoder--> latents --+
     text  --tokenizer--> tokens -----+--> conditions --> latents --autoencoder--> audio
 
-Each stage is a method that can be called alone; `conditions` and `sample` are pure in their arrays
-and can be differentiated through. Songs that share a length bucket and the settings that a program
-is compiled for travel as one batch.
+Each stage is a method that can be called alone; `conditions`, `sample` and `render` are pure in
+their arrays and can be differentiated through. Songs that share a length bucket and the settings
+that a program is compiled for travel as one batch.
 """
 
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,15 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from acestep_jax import units, weights
-from acestep_jax.nn import model as model_lib
+from acestep_jax import units
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE, Posterior
 from acestep_jax.ops import corrections, editing, flow, levels
 from acestep_jax.sampling import buckets, sampler, schedule, tiles
 from acestep_jax.sampling import flow as sampling_flow
 from acestep_jax.sampling.steering import Hold
-from acestep_jax.tasks import adapted, condition, inputs, timbre, tokens
+from acestep_jax.tasks import adapted, condition, inputs, loading, timbre
 from acestep_jax.tasks.adapted import AnyAdapter
 from acestep_jax.tasks.condition import Conditions
 from acestep_jax.tasks.inputs import Inputs, Sounds
@@ -42,7 +40,6 @@ from acestep_jax.typing import Array, Key, Params
 Progress = Callable[[str, int, int], None]
 """(stage, done, of): called as stages go on."""
 
-ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 _SPLICE_SECONDS = 0.05
 """Ramp of the final splice where repainting keeps most; the release's."""
 _CROSSFADE_FRAMES = 25
@@ -81,6 +78,7 @@ class Pipeline:
       silence_latent: [1, S, C].
       settings: used where a call gives none.
       base: the pipeline that adapters were put on, if they were.
+      resident: whether the parameters stay on the device; else each stage puts its own there.
     """
 
     networks: Networks
@@ -91,6 +89,7 @@ class Pipeline:
     silence_latent: Array
     settings: Settings
     base: "Pipeline | None" = None
+    resident: bool = True
 
     @classmethod
     def load(
@@ -100,6 +99,8 @@ class Pipeline:
         vae: str = "",
         text_encoder: str = "",
         dtype: Any = jnp.float32,
+        weights: loading.Stored = "float32",
+        resident: bool = True,
         settings: Settings | None = None,
     ) -> "Pipeline":
         """Loads a model with its autoencoder and text encoder.
@@ -109,30 +110,27 @@ class Pipeline:
           vae, text_encoder: folders or hub ids; by default `vae` and `Qwen3-Embedding-0.6B` (or
             `text_encoder`) beside the model's folder, as the release lays them out.
           dtype: of the computation.
+          weights: what the parameters are kept in; with "int8" it is the layers' kernels that are
+            (`weights.int8`), and the rest is kept in bfloat16.
+          resident: False keeps the parameters on the host and puts those of a stage on the device
+            while it runs: the device's memory holds the largest stage instead of all of them.
           settings: how to sample; the release's for this family by default.
 
         Raises:
-          FileNotFoundError, weights.CheckpointError: if a part is missing or not whole.
+          FileNotFoundError, CheckpointError: if a part is missing or not whole.
         """
         if model == "nano":
-            model, settings = str(ASSETS / "nano/acestep-v15-nano"), settings or _NANO_SETTINGS
-        package = weights.load_model(model)
-        beside = pathlib.Path(weights.resolve(model)).parent
-        text_folder = text_encoder or _first_folder(beside, "Qwen3-Embedding-0.6B", "text_encoder")
-        text = weights.load_qwen3(text_folder)
-        autoencoder = weights.load_vae(vae or _first_folder(beside, "vae"))
-        silence = package.silence_latent
-        if silence is None:
-            raise FileNotFoundError(f"{model} holds no silence latent; a pipeline needs one.")
-        return cls(
-            networks=model_lib.build_networks(package.config, text.config, dtype=dtype),
-            params=package.params | {"text_encoder": text.params},
-            vae=VAE(autoencoder.config, dtype=dtype),
-            vae_params=autoencoder.params,
-            tokenizer=tokens.load_tokenizer(str(weights.resolve(text_folder))),
-            silence_latent=jnp.asarray(silence),
-            settings=settings or default_settings(package.config),
+            model, settings = str(loading.NANO), settings or _NANO_SETTINGS
+        parts = loading.load_parts(
+            model,
+            vae=vae,
+            text_encoder=text_encoder,
+            dtype=dtype,
+            stored=weights,
+            resident=resident,
         )
+        settings = settings or default_settings(parts["networks"].config)
+        return cls(**parts, settings=settings, resident=resident)
 
     def with_adapters(
         self,
@@ -246,6 +244,10 @@ class Pipeline:
         tell("decode", len(requests), len(requests))
         return songs
 
+    def place(self, params: Params) -> Params:
+        """Puts a stage's parameters on the device; they leave it with the stage."""
+        return params if self.resident else jax.device_put(params)
+
     # Stages --------------------------------------------------------------------------------------
 
     def encode(self, audio: np.ndarray, key: Key) -> np.ndarray:
@@ -253,17 +255,22 @@ class Pipeline:
 
         Latents are drawn from the posterior, as in the release, but by a key.
         """
+        params = self.place(self.vae_params)
 
         def moments(tile: Array) -> Array:
-            posterior = _encode(self.vae, self.vae_params, tile)
+            posterior = _encode(self.vae, params, tile)
             return jnp.concatenate([posterior.mean, posterior.std], axis=-1)
 
         mean, std = np.split(tiles.encode_tiled(moments, audio[None])[0], 2, axis=-1)
         return mean + std * np.asarray(jax.random.normal(key, mean.shape))
 
+    def render(self, latents: Array) -> Array:
+        """Decodes latents [B, T, C] to audio [B, 1920 T, 2] at once; gradients pass."""
+        return _decode(self.vae, self.place(self.vae_params), latents)
+
     def decode(self, latents: Array) -> np.ndarray:
-        """Decodes latents [T, C] of any length to audio [1920 T, 2]."""
-        decode = functools.partial(_decode, self.vae, self.vae_params)
+        """Decodes latents [T, C] of any length to audio [1920 T, 2], tile by tile."""
+        decode = functools.partial(_decode, self.vae, self.place(self.vae_params))
         return tiles.decode_tiled(decode, latents[None])[0]
 
     def listen(self, request: Request) -> Sounds:
@@ -285,7 +292,7 @@ class Pipeline:
         covers = bool(np.any(arrays.is_cover))
         networks = self.without_adapters().networks  # those on the DiT shall compile nothing anew
         params = {name: tree for name, tree in self.params.items() if name != "dit"}
-        return _conditions(networks, params, arrays, self.silence_latent, refs, covers)
+        return _conditions(networks, self.place(params), arrays, self.silence_latent, refs, covers)
 
     def sample(self, requests: Sequence[Request], arrays: Inputs, settings: Settings) -> Array:
         """Samples latents [B, T, C] of requests that agree in what `program_key` lists."""
@@ -302,7 +309,7 @@ class Pipeline:
         if first.task == "repaint":
             steering = dataclasses.replace(steering, hold=_hold(first, arrays, steps))
         return sampler.make_sampler(self.networks.dit, step=settings.step())(
-            self.params["dit"],
+            self.place(self.params["dit"]),
             _start(first, arrays, settings, keys, float(times[0])),
             made.tokens,
             made.mask,
@@ -366,7 +373,7 @@ def _hold(first: Request, arrays: Inputs, steps: int) -> Hold:
     """Says what repainting keeps, and for how long: never after the last step, which is data."""
     share = KEEPING[first.keeping]
     return Hold(
-        edit_mask=jnp.asarray(arrays.edit_mask) > 0,
+        edit_mask=jnp.asarray(arrays.span_mask),
         source=jnp.asarray(arrays.target_latents),
         steps=min(round(share * steps), steps - 1),
         ramp=round(_CROSSFADE_FRAMES * share) or None,
@@ -394,15 +401,3 @@ def _batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
         for group in groups.values()
         for start in range(0, len(group), batch_size)
     ]
-
-
-def _first_folder(beside: pathlib.Path, *names: str) -> str:
-    """Finds the first of these folders.
-
-    Raises:
-      FileNotFoundError: if there is none.
-    """
-    for name in names:
-        if (beside / name).is_dir():
-            return str(beside / name)
-    raise FileNotFoundError(f"{beside} holds no {' or '.join(names)}; name the folder.")

@@ -5,7 +5,6 @@ that is wrong with it and what would do. Ranges are the release's.
 """
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from acestep_jax import units
 from acestep_jax.tasks import edits, prompt
+from acestep_jax.tasks.settings import show
 
 MIN_SECONDS, MAX_SECONDS = 10.0, 600.0
 MIN_BPM, MAX_BPM = 30, 300
@@ -58,6 +58,8 @@ class Request:
       codes: 5 Hz audio codes; they make text2music a cover of the song that they stand for.
       span: (start, end) seconds to repaint, or of lego's new track. A start below 0 or an end
         beyond the source adds to it on that side; an end of None is the source's.
+      tell_span: False sets the edit mask to 1 everywhere, so that the span shows in the source
+        alone: one of the release's modes, and what its first weights were used with.
       cover_strength: share of the steps under the cover's conditions; the rest is text2music.
       cover_noise: how much of the source's latents shows through the initial noise.
       cover_codes: False gives the DiT the source's own latents instead of its codes.
@@ -80,6 +82,7 @@ class Request:
     references: tuple[np.ndarray, ...] = ()
     codes: tuple[int, ...] = ()
     span: tuple[float, float | None] | None = None
+    tell_span: bool = True
     cover_strength: float = 1.0
     cover_noise: float = 0.0
     cover_codes: bool = True
@@ -141,23 +144,45 @@ class Request:
 Check = Callable[[Request], Iterator[str]]
 
 
-def _one_of(name: str, value: Any, known: tuple[str, ...]) -> Iterator[str]:
-    if not isinstance(value, str) or value not in known:
-        yield f"{name} is {value!r}; use one of {', '.join(map(repr, known))}"
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
+    if value not in known:
+        yield f"{name} is {show(value)}; use one of {', '.join(map(repr, known))}"
 
 
 def _number(name: str, value: Any, low: float, high: float) -> Iterator[str]:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not low <= value <= high:
-        yield f"{name} is {value!r}; use a number from {low:g} to {high:g}"
+    if not real or not low <= value <= high:  # so is NaN refused, which no bound holds
+        yield f"{name} is {show(value)}; use a number from {low:g} to {high:g}"
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> Iterator[str]:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        yield f"{name} is {show(value)}; use a whole number from {low} to {high}"
+
+
+def _check_types(request: Request) -> Iterator[str]:
+    for names, kind, wanted in _TYPES:
+        for name in names:
+            value = getattr(request, name)
+            if not isinstance(value, kind):
+                yield f"{name} is a {type(value).__name__}; use {wanted}"
+    for i, name in enumerate(request.tracks if isinstance(request.tracks, tuple) else ()):
+        if not isinstance(name, str):
+            yield f"track {i} is a {type(name).__name__}; use a name"
+
+
+_TEXTS = ("caption", "lyrics", "instruction")
+_TYPES = (
+    ((*_TEXTS, "task", "language", "keyscale", "timesignature", "keeping"), str, "text"),
+    (("instrumental", "cover_codes", "tell_span"), bool, "True or False"),
+    (("tracks", "references", "codes"), tuple, "a tuple"),
+)
 
 
 def _check_text(request: Request) -> Iterator[str]:
-    for name in ("caption", "lyrics", "instruction"):
-        value = getattr(request, name)
-        if not isinstance(value, str):
-            yield f"{name} is a {type(value).__name__}; use text"
-        elif not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+    for name in _TEXTS:
+        if any("\ud800" <= c <= "\udfff" for c in getattr(request, name)):
             yield f"{name} holds half a surrogate pair, which is no character"
     if request.instrumental and request.lyrics:
         yield "an instrumental has no lyrics; leave out one of the two"
@@ -169,11 +194,9 @@ def _check_music(request: Request) -> Iterator[str]:
     if request.timesignature != "":
         yield from _one_of("timesignature", request.timesignature, TIME_SIGNATURES)
     if request.keyscale != "" and request.keyscale not in KEYS:
-        yield f"keyscale is {request.keyscale!r}; write it like 'C major' or 'F# minor'"
+        yield f"keyscale is {show(request.keyscale)}; write it like 'C major' or 'F# minor'"
     if request.bpm is not None:
-        whole = isinstance(request.bpm, int) and not isinstance(request.bpm, bool)
-        if not whole or not MIN_BPM <= request.bpm <= MAX_BPM:
-            yield f"bpm is {request.bpm!r}; use a whole number from {MIN_BPM} to {MAX_BPM}"
+        yield from _whole("bpm", request.bpm, MIN_BPM, MAX_BPM)
 
 
 def _check_length(request: Request) -> Iterator[str]:
@@ -185,13 +208,8 @@ def _check_length(request: Request) -> Iterator[str]:
         seconds = len(request.source) / units.SAMPLE_RATE
         if seconds > MAX_SECONDS:
             yield f"the source lasts {seconds:.1f} s; {MAX_SECONDS:g} s fit"
-
-
-def _check_types(request: Request) -> Iterator[str]:
-    for name in ("tracks", "references", "codes"):
-        value = getattr(request, name)
-        if not isinstance(value, tuple):
-            yield f"{name} is a {type(value).__name__}; use a tuple"
+    if len(request.codes) > MAX_SECONDS * CODES_PER_SECOND:
+        yield f"{len(request.codes)} codes last longer than {MAX_SECONDS:g} s"
 
 
 def _check_audio(request: Request) -> Iterator[str]:
@@ -202,6 +220,8 @@ def _check_audio(request: Request) -> Iterator[str]:
         if not isinstance(sound, np.ndarray) or sound.ndim != 2 or sound.shape[1:] != (2,):
             shape = getattr(sound, "shape", type(sound).__name__)
             yield f"{name} is {shape}; use an array [samples, 2] at {units.SAMPLE_RATE} Hz"
+        elif not np.issubdtype(sound.dtype, np.floating):
+            yield f"{name} holds {sound.dtype}; use float32 within -1 .. 1"
         elif len(sound) < units.SAMPLES_PER_FRAME:
             yield f"{name} holds {len(sound)} samples; {units.SAMPLES_PER_FRAME} make a frame"
         elif not np.isfinite(sound).all():
@@ -213,8 +233,6 @@ def _check_audio(request: Request) -> Iterator[str]:
 
 
 def _check_task(request: Request) -> Iterator[str]:
-    if not isinstance(request.task, str):
-        return  # said already
     needs = request.task in SOURCE_TASKS
     if needs and request.source is None:
         yield f"task {request.task!r} needs a source"
@@ -223,21 +241,21 @@ def _check_task(request: Request) -> Iterator[str]:
     known = [name for name in request.tracks if name in prompt.TRACK_NAMES]
     for name in request.tracks:
         if name not in prompt.TRACK_NAMES:
-            yield f"unknown track {name!r}; the model knows {', '.join(prompt.TRACK_NAMES)}"
+            yield f"unknown track {show(name)}; the model knows {', '.join(prompt.TRACK_NAMES)}"
     most = {"extract": 1, "lego": 1, "complete": len(prompt.TRACK_NAMES)}.get(request.task, 0)
     if len(known) > most:
-        yield f"task {request.task!r} takes at most {most} tracks, got {len(known)}"
+        yield f"task {show(request.task)} takes at most {most} tracks, got {len(known)}"
     if request.codes and request.task != "text2music":
-        yield f"codes stand in for a source in text2music, not in {request.task!r}"
+        yield f"codes stand in for a source in text2music, not in {show(request.task)}"
 
 
 def _check_codes(request: Request) -> Iterator[str]:
     for code in request.codes:
         if isinstance(code, bool) or not isinstance(code, numbers.Integral):
-            yield f"code {code!r} is no whole number"
+            yield f"code {show(code)} is no whole number"
             return
         if not 0 <= code < NUM_CODES:
-            yield f"code {code} lies outside 0 to {NUM_CODES - 1}"
+            yield f"code {show(code)} lies outside 0 to {NUM_CODES - 1}"
             return
 
 
@@ -245,12 +263,14 @@ def _check_span(request: Request) -> Iterator[str]:
     if request.span is None:
         if request.task == "repaint":
             yield "task 'repaint' needs a span, (start, end) in seconds"
+        if not request.tell_span:
+            yield "tell_span=False is for requests with a span"
         return
     if request.task not in edits.SPAN_TASKS:
-        yield f"task {request.task!r} generates the whole song; leave the span out"
+        yield f"task {show(request.task)} generates the whole song; leave the span out"
         return
     if not isinstance(request.span, tuple) or len(request.span) != 2:
-        yield f"span is {request.span!r}; use (start, end) in seconds"
+        yield f"span is {show(request.span)}; use (start, end) in seconds"
         return
     start, end = request.span
     wrong = list(_number("span's start", start, -MAX_SECONDS, MAX_SECONDS))
@@ -276,9 +296,7 @@ def _check_strengths(request: Request) -> Iterator[str]:
     if not request.cover_codes and request.task != "cover":
         yield "cover_codes=False is for covers"
     yield from _one_of("keeping", request.keeping, tuple(KEEPING))
-    whole = isinstance(request.seed, int) and not isinstance(request.seed, bool)
-    if not whole or not 0 <= request.seed < 2**32:
-        yield f"seed is {request.seed!r}; use a whole number from 0 to {2**32 - 1}"
+    yield from _whole("seed", request.seed, 0, 2**32 - 1)
 
 
 _CHECKS: tuple[Check, ...] = (

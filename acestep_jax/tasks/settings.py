@@ -6,6 +6,9 @@ sampler, so that another value costs no compilation.
 
 import dataclasses
 import itertools
+import numbers
+import typing
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -79,21 +82,7 @@ class Settings:
     wavelet_high: float = 0.02
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 1 <= self.steps <= 1000:
-            problems.append(f"steps={self.steps}; use 1 to 1000")
-        if not 0 < self.shift <= 100:
-            problems.append(f"shift={self.shift}; use a positive number, 1 leaves the grid alone")
-        if self.times and not _falls(self.times):
-            problems.append(f"times={self.times}; levels fall from at most 1 to 0")
-        if self.solver not in ("euler", "heun", "sde", "sde_even"):
-            problems.append(f"solver={self.solver!r}; use euler, heun, sde or sde_even")
-        if not 1 <= self.guidance <= 100:
-            problems.append(f"guidance={self.guidance}; use 1 (none) or more")
-        if (self.rule == "none") != (self.guidance == 1):
-            problems.append("a rule of guidance goes with a strength above 1, and only with one")
-        if not 0 <= self.retake <= 1:
-            problems.append(f"retake={self.retake}; use 0 to 1")
+        problems = list(_problems(self))
         if problems:
             raise ValueError("; ".join(problems) + ".")
 
@@ -136,9 +125,73 @@ class Settings:
         )
 
 
-def _falls(times: tuple[float, ...]) -> bool:
+def _problems(settings: Settings) -> Iterator[str]:
+    """Lists what is wrong, of whatever type the values are."""
+    for name, (low, high) in _WHOLE.items():
+        value = getattr(settings, name)
+        if not _is_number(value, numbers.Integral) or not low <= value <= high:
+            yield f"{name}={show(value)}; use a whole number from {low} to {high}"
+    for name, (low, high) in _REAL.items():
+        value = getattr(settings, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not _is_number(value, numbers.Real) or not low <= value <= high:
+            yield f"{name}={show(value)}; use a number from {low:g} to {high:g}"
+        elif name == "guidance" and (settings.rule == "none") != (value == 1):
+            yield "a rule of guidance goes with a strength above 1, and only with one"
+    for name, known in _NAMES.items():
+        value = getattr(settings, name)
+        if not isinstance(value, str) or value not in known:
+            yield f"{name}={show(value)}; use one of {', '.join(known)}"
+    if settings.times != () and not _falls(settings.times):
+        yield f"times={show(settings.times)}; use a tuple of levels that fall from at most 1 to 0"
+    if settings.interval is not None and not _is_interval(settings.interval):
+        yield f"interval={show(settings.interval)}; use (lowest, highest), within 0 to 1, or None"
+
+
+_WHOLE = {"steps": (1, 1000), "retake_seed": (0, 2**31)}
+_REAL = {
+    "shift": (1e-3, 100.0),  # 1 leaves the grid alone
+    "guidance": (1.0, 100.0),  # 1 is none
+    "retake": (0.0, 1.0),
+    "velocity_limit": (1e-6, 1e6),
+    "velocity_memory": (0.0, 1.0),
+    "wavelet_low": (-10.0, 10.0),
+    "wavelet_high": (-10.0, 10.0),
+}
+_OPTIONAL = ("velocity_limit", "velocity_memory")
+_NAMES = {
+    "solver": typing.get_args(Solver),
+    "rule": typing.get_args(Rule),
+    "wavelet": typing.get_args(Wavelet),
+}
+
+
+def show(value: Any, longest: int = 80) -> str:
+    """Shows any value in an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of numbers with thousands of digits, and nested lists
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _falls(times: Any) -> bool:
+    if not isinstance(times, tuple) or not all(_is_number(t, numbers.Real) for t in times):
+        return False
     levels = [1.0, *times]
     return all(a >= b >= 0 for a, b in itertools.pairwise(levels)) and times[0] > 0
+
+
+def _is_interval(interval: Any) -> bool:
+    if not isinstance(interval, tuple) or len(interval) != 2:
+        return False
+    real = all(_is_number(level, numbers.Real) for level in interval)
+    return real and 0 <= interval[0] <= interval[1] <= 1
 
 
 def default_settings(config: ModelConfig) -> Settings:

@@ -1,6 +1,7 @@
 """Released checkpoints to parameter trees and back: loading, export, and the table of names."""
 
 from acestep_jax.weights.adapters import Adapter, load_adapter, save_adapter
+from acestep_jax.weights.bundle import save_pipeline
 from acestep_jax.weights.checkpoint import LAYOUTS, Model, Network, Source
 from acestep_jax.weights.hub import resolve
 from acestep_jax.weights.load import load_model, load_qwen3, load_vae
@@ -26,6 +27,7 @@ __all__ = [
     "resolve",
     "save_adapter",
     "save_model",
+    "save_pipeline",
     "save_qwen3",
     "save_vae",
 ]

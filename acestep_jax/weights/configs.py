@@ -141,10 +141,11 @@ def qwen3_config_to_json(config: Qwen3Config, *, causal: bool) -> dict[str, Any]
 
 def vae_config_to_json(config: VAEConfig) -> dict[str, Any]:
     """Writes an `AutoencoderOobleck` `config.json`."""
-    return _diffusers_class("AutoencoderOobleck", _fields(config))
+    return diffusers_class("AutoencoderOobleck", _fields(config))
 
 
-def _diffusers_class(name: str, values: Json) -> dict[str, Any]:
+def diffusers_class(name: str, values: Json) -> dict[str, Any]:
+    """Writes a configuration that names the class of diffusers that it is of."""
     head = {"_class_name": name, "_diffusers_version": _DIFFUSERS_VERSION}
     return head | dict(sorted(values.items()))
 
@@ -180,10 +181,10 @@ def diffusers_configs(config: ModelConfig) -> dict[str, dict[str, Any]]:
         {"transformer": transformer, "condition_encoder": condition, "audio_tokenizer": tokenizer}
     ))  # fmt: skip
     return {
-        "transformer": _diffusers_class("AceStepTransformer1DModel", transformer),
-        "condition_encoder": _diffusers_class("AceStepConditionEncoder", condition),
-        "audio_tokenizer": _diffusers_class("AceStepAudioTokenizer", tokenizer),
-        "audio_token_detokenizer": _diffusers_class("AceStepAudioTokenDetokenizer", detokenizer),
+        "transformer": diffusers_class("AceStepTransformer1DModel", transformer),
+        "condition_encoder": diffusers_class("AceStepConditionEncoder", condition),
+        "audio_tokenizer": diffusers_class("AceStepAudioTokenizer", tokenizer),
+        "audio_token_detokenizer": diffusers_class("AceStepAudioTokenDetokenizer", detokenizer),
     }
 
 

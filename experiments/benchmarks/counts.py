@@ -20,6 +20,10 @@ def count(problem: Problem, item: str) -> float:
         one = _vae_encode if name == "vae_encode" else _vae_decode
         return problem.batch(item) * one(problem.vae_config, shapes.vae_frames)
     config, tokens = problem.model_config, shapes.condition_tokens
+    if name == "song":
+        stages = (f"{stage}_b{problem.batch(item)}" for stage in ("condition_encoder", "dit_loop"))
+        sound = problem.batch(item) * _vae_decode(problem.vae_config, shapes.frames)
+        return sound + sum(count(problem, stage) for stage in stages)
     keys = _condition_keys(config, tokens)
     velocity = _dit(config, shapes.frames, tokens)
     one = {

@@ -1,6 +1,7 @@
 """Our side: the package's own networks through its own doors, with random weights."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from acestep_jax.nn.condition import ConditionEncoder
 from acestep_jax.nn.dit import DiT
 from acestep_jax.nn.tokenizer import AudioTokenizer, Detokenizer
 from acestep_jax.ops import timesteps
+from acestep_jax.sampling import tiles
 from acestep_jax.sampling.sampler import make_sampler
 from acestep_jax.typing import Array, Params
 from experiments.benchmarks.problem import Problem, draw_inputs, split_item
@@ -119,6 +121,41 @@ def _vae(problem: Problem, item: str) -> Run:
     return _timed_apply(vae, folded, value, method=method)
 
 
+def _song(problem: Problem, item: str) -> Run:
+    """Goes from encoded text to sound as the pipeline does: conditions, sampler, tiled decoding."""
+    dtype, arrays, shapes = jnp.dtype(problem.dtype), _arrays(problem, item), problem.shapes
+    encoder = ConditionEncoder(problem.model_config, dtype=dtype)
+    dit = DiT(problem.model_config, dtype=dtype)
+    text, lyric = arrays["text"], arrays["lyric"]
+    masks = [jnp.ones(x.shape[:2], bool) for x in (text, lyric)]
+    read = (text, masks[0], lyric, masks[1], arrays["timbre"])
+    own = {"params": _random_params(encoder, problem.seed, problem.dtype, *read)}
+    encode = jax.jit(encoder.apply)
+    tokens, _ = encode(own, *read)
+    state = (arrays["x_t"], jnp.ones(problem.batch(item)), arrays["context"], tokens)
+    params = _random_params(dit, problem.seed, problem.dtype, *state)
+    decode = _decoder(problem)
+    sample, grid = make_sampler(dit), timesteps.time_grid(shapes.steps, shapes.shift)
+
+    def run() -> None:
+        tokens, _ = encode(own, *read)
+        fresh = jnp.array(arrays["x_t"], jnp.float32, copy=True)
+        latents = sample(params, fresh, tokens, None, arrays["context"], None, grid)
+        for song in latents:  # the pipeline finishes one song at a time
+            tiles.map_tiles(decode, song[None], rate_out=problem.vae_config.hop)
+
+    return run
+
+
+def _decoder(problem: Problem) -> Callable[[Array], Array]:
+    vae = vae_lib.VAE(problem.vae_config, dtype=jnp.dtype(problem.dtype))
+    audio = jnp.zeros((1, problem.vae_config.hop, problem.vae_config.audio_channels))
+    params = _random_params(vae, problem.seed, problem.dtype, audio, key=jax.random.key(0))
+    folded = jax.jit(vae_lib.fold_weight_norm)(params)
+    decode = jax.jit(functools.partial(vae.apply, method="decode"))
+    return lambda latents: decode({"params": folded}, latents)
+
+
 _BUILDERS = {
     "dit_forward": _dit_forward,
     "dit_loop": _dit_loop,
@@ -127,4 +164,5 @@ _BUILDERS = {
     "detokenizer": _detokenizer,
     "vae_encode": _vae,
     "vae_decode": _vae,
+    "song": _song,
 }

@@ -17,17 +17,19 @@ import numpy as np
 from acestep_jax.nn import config as config_lib
 
 ITEMS = {
-    "dit_forward": "dit",
-    "dit_loop": "dit",
-    "condition_encoder": "dit",
-    "tokenizer": "dit",
-    "detokenizer": "dit",
-    "vae_encode": "vae",
-    "vae_decode": "vae",
+    "dit_forward": ("dit",),
+    "dit_loop": ("dit",),
+    "condition_encoder": ("dit",),
+    "tokenizer": ("dit",),
+    "detokenizer": ("dit",),
+    "vae_encode": ("vae",),
+    "vae_decode": ("vae",),
+    "song": ("dit", "vae"),
 }
-"""Every item, and the section of the file that it needs."""
+"""Every item, and the sections of the file that it needs. `song` goes from encoded text to sound:
+conditions, all steps, and the decoding of what they gave."""
 
-DEFAULT_ITEMS = (*ITEMS, "dit_forward_b2", "tokenizer_b2", "vae_decode_b2")
+DEFAULT_ITEMS = (*ITEMS, "dit_forward_b2", "tokenizer_b2", "vae_decode_b2", "song_b2")
 """What is timed unless items are named: everything once, and what is cheap at batch 2 as well."""
 
 Inputs = Mapping[str, np.ndarray]
@@ -88,8 +90,15 @@ class Problem:
 
     def lacks(self, item: str) -> str | None:
         """Says why `item` cannot be timed with this file, or None."""
-        section = ITEMS[split_item(item)[0]]
-        return f"the file has no section {section!r}" if getattr(self, section) is None else None
+        for section in ITEMS[split_item(item)[0]]:
+            if getattr(self, section) is None:
+                return f"the file has no section {section!r}"
+        if split_item(item)[0] == "song":
+            made = self.model_config.audio_acoustic_hidden_dim
+            read = self.vae_config.decoder_input_channels
+            if made != read:
+                return f"the DiT makes {made} channels, the autoencoder reads {read}"
+        return None
 
     def batch(self, item: str) -> int:
         """Batch size of `item`: its suffix, else the file's."""
@@ -151,18 +160,23 @@ def draw_inputs(problem: Problem, item: str) -> Inputs:
         return {"latents": normal(batch, shapes.vae_frames, vae.decoder_input_channels)}
     config = problem.model_config
     channels, width = config.audio_acoustic_hidden_dim, config.encoder.width
-    if name in ("dit_forward", "dit_loop"):
-        return {
-            "x_t": normal(batch, shapes.frames, channels),
-            "context": normal(batch, shapes.frames, 2 * channels),
-            "condition": normal(batch, shapes.condition_tokens, width),
-        }
-    if name == "condition_encoder":
-        return {
-            "text": normal(batch, shapes.text_tokens, config.text_hidden_dim),
-            "lyric": normal(batch, shapes.lyric_tokens, config.text_hidden_dim),
-            "timbre": normal(batch, shapes.refer_frames, config.timbre_hidden_dim),
-        }
+    state = ("x_t", "context"), ("text", "lyric", "timbre")
+    drawn = {
+        "x_t": (batch, shapes.frames, channels),
+        "context": (batch, shapes.frames, 2 * channels),
+        "condition": (batch, shapes.condition_tokens, width),
+        "text": (batch, shapes.text_tokens, config.text_hidden_dim),
+        "lyric": (batch, shapes.lyric_tokens, config.text_hidden_dim),
+        "timbre": (batch, shapes.refer_frames, config.timbre_hidden_dim),
+    }
+    wanted = {
+        "dit_forward": (*state[0], "condition"),
+        "dit_loop": (*state[0], "condition"),
+        "condition_encoder": state[1],
+        "song": (*state[0], *state[1]),
+    }
+    if name in wanted:
+        return {key: normal(*drawn[key]) for key in wanted[name]}
     if name == "tokenizer":
         return {"latents": normal(batch, shapes.frames, channels)}
     return {"quantized": normal(batch, -(-shapes.frames // config.pool_window_size), width)}

@@ -120,29 +120,37 @@ def _dit_forward(problem: Problem, item: str, compiled: bool) -> Call:
 
 
 def _dit_loop(problem: Problem, item: str, compiled: bool) -> Call:
-    """Follows the denoising loop of `AceStepPipeline.__call__` without guidance."""
     dit = _build(AceStepTransformer1DModel, problem, dict(problem.dit or {}))
     forward = _maybe_compile(dit, compiled)
-    tensors, shapes = _tensors(problem, item), problem.shapes
+    tensors = _tensors(problem, item)
+    state = tensors["x_t"], tensors["condition"], tensors["context"]
+    return lambda: _denoise(forward, problem, *state)
+
+
+def _denoise(
+    forward: Callable[..., Any],
+    problem: Problem,
+    x_t: torch.Tensor,
+    condition: torch.Tensor,
+    context: torch.Tensor,
+) -> torch.Tensor:
+    """Follows the denoising loop of `AceStepPipeline.__call__` without guidance."""
+    shapes = problem.shapes
     sigmas = np.asarray(timesteps.time_grid(shapes.steps, shapes.shift))[:-1].tolist()
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
-
-    def run() -> None:
-        scheduler.set_timesteps(sigmas=sigmas, device=_device())
-        x_t = tensors["x_t"]
-        for time in scheduler.timesteps:
-            now = float(time) * torch.ones(len(x_t), device=x_t.device, dtype=x_t.dtype)
-            (velocity,) = forward(
-                hidden_states=x_t,
-                timestep=now,
-                timestep_r=now,
-                encoder_hidden_states=tensors["condition"],
-                context_latents=tensors["context"],
-                return_dict=False,
-            )
-            x_t = scheduler.step(velocity, time, x_t, return_dict=False)[0]
-
-    return run
+    scheduler.set_timesteps(sigmas=sigmas, device=_device())
+    for time in scheduler.timesteps:
+        now = float(time) * torch.ones(len(x_t), device=x_t.device, dtype=x_t.dtype)
+        (velocity,) = forward(
+            hidden_states=x_t,
+            timestep=now,
+            timestep_r=now,
+            encoder_hidden_states=condition,
+            context_latents=context,
+            return_dict=False,
+        )
+        x_t = scheduler.step(velocity, time, x_t, return_dict=False)[0]
+    return x_t
 
 
 def _condition_encoder(problem: Problem, item: str, compiled: bool) -> Call:
@@ -185,6 +193,25 @@ def _vae_decode(problem: Problem, item: str, compiled: bool) -> Call:
     return lambda: decode(latents)
 
 
+def _song(problem: Problem, item: str, compiled: bool) -> Call:
+    """Goes from encoded text to sound as `AceStepPipeline.__call__` does, without guidance."""
+    encoder = _build(modeling_ace_step.AceStepConditionEncoder, problem, _encoder_values(problem))
+    dit = _build(AceStepTransformer1DModel, problem, dict(problem.dit or {}))
+    vae = _build(AutoencoderOobleck, problem, dict(problem.vae or {}))
+    tensors = _tensors(problem, item)
+    text, lyric = tensors["text"], tensors["lyric"]
+    masks = [torch.ones(x.shape[:2], device=x.device) for x in (text, lyric)]
+    owner = torch.arange(len(text), device=text.device)
+    loop = _maybe_compile(dit, compiled)
+
+    def run() -> torch.Tensor:
+        tokens, _ = encoder(text, masks[0], lyric, masks[1], tensors["timbre"], owner)
+        latents = _denoise(loop, problem, tensors["x_t"], tokens, tensors["context"])
+        return vae.decode(latents.transpose(1, 2)).sample
+
+    return run
+
+
 _BUILDERS: dict[str, Callable[[Problem, str, bool], Call]] = {
     "dit_forward": _dit_forward,
     "dit_loop": _dit_loop,
@@ -193,4 +220,5 @@ _BUILDERS: dict[str, Callable[[Problem, str, bool], Call]] = {
     "detokenizer": _detokenizer,
     "vae_encode": _vae_encode,
     "vae_decode": _vae_decode,
+    "song": _song,
 }

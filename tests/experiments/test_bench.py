@@ -33,6 +33,9 @@ SIZES = {
         "num_timbre_encoder_hidden_layers": 1,
         "num_attention_pooler_hidden_layers": 2,
         "fsq_dim": 16,
+        "audio_acoustic_hidden_dim": 4,  # the autoencoder's
+        "in_channels": 12,
+        "timbre_hidden_dim": 4,
     },
     "vae": {
         "encoder_hidden_size": 8,
@@ -72,7 +75,7 @@ def _last_line(capsys):
 
 
 def test_items_are_timed_and_the_last_line_is_json(sizes_file, capsys):
-    items = ["dit_loop", "condition_encoder", "detokenizer_b2"]
+    items = ["dit_loop", "condition_encoder", "detokenizer_b2", "song_b2"]
     bench.main(["--shapes", str(sizes_file), "--repeats", "2", "--items", ",".join(items)])
     report = _last_line(capsys)
     assert list(report["items"]) == items
@@ -200,7 +203,9 @@ def _traced(spec, item):
     return _products(jax.make_jaxpr(functools.partial(module.apply, method=method))(params, *args))
 
 
-@pytest.mark.parametrize("item", [item for item in problem.ITEMS if item != "dit_loop"])
+@pytest.mark.parametrize(
+    "item", [item for item in problem.ITEMS if item not in ("dit_loop", "song")]
+)
 def test_counts_are_those_of_the_program(item, sizes_file):
     values = SIZES | {"dit": SIZES["dit"] | {"use_sliding_window": False}}
     sizes_file.write_text(json.dumps(values))
@@ -218,3 +223,15 @@ def test_the_loop_counts_the_condition_once(sizes_file):
     forward, loop = (counts.count(spec, item) for item in ("dit_forward", "dit_loop"))
     assert forward < loop < spec.shapes.steps * forward
     assert counts.count(spec, "dit_loop_b2") == 2 * loop
+
+
+def test_a_song_counts_its_stages_and_needs_networks_that_fit(sizes_file):
+    spec = problem.read_problem(sizes_file)
+    stages = sum(counts.count(spec, item) for item in ("condition_encoder", "dit_loop"))
+    whole = counts.count(spec, "song")
+    sound = counts.count(spec, "vae_decode") * spec.shapes.frames / spec.shapes.vae_frames
+    assert whole == pytest.approx(stages + sound, rel=0.01)  # ends of the sound
+    assert counts.count(spec, "song_b2") == 2 * whole
+    vae = SIZES["vae"] | {"decoder_input_channels": 6}
+    sizes_file.write_text(json.dumps(SIZES | {"vae": vae}))
+    assert "4 channels, the autoencoder reads 6" in problem.read_problem(sizes_file).lacks("song")

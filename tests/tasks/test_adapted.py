@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from acestep_jax import generate, weights
+from acestep_jax import generate, songfiles, weights
 from acestep_jax.nn.lora import LoRA
 from acestep_jax.weights import adapters, tensorfile
 from tests import tiny
@@ -93,5 +93,5 @@ def test_the_command_reads_a_path_with_a_weight(text, pair):
 
 
 def test_the_command_refuses_a_weight_that_is_no_number_to_multiply_by():
-    with pytest.raises(generate.BadCall, match="use a finite number"):
+    with pytest.raises(songfiles.BadCall, match="use a finite number"):
         generate.read_adapter("a:nan")

@@ -1,14 +1,19 @@
 """From requests to songs, with networks too small to be musical and otherwise complete."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from acestep_jax import units
+from acestep_jax.tasks import inputs
 from acestep_jax.tasks.request import BadRequest, Request
-from tests import tiny
+from tests import tiny, tiny_pipeline
 
 HOP = units.SAMPLES_PER_FRAME
+FAST = tiny_pipeline.FAST
 CHANNELS = tiny.CONFIG.audio_acoustic_hidden_dim
 
 
@@ -94,3 +99,45 @@ def test_what_this_model_cannot_do_is_refused_before_anything_is_computed(
 def test_sound_longer_than_a_tile_is_encoded_in_tiles(pipe):
     audio = np.random.default_rng(0).standard_normal((800 * HOP + 5, 2)).astype(np.float32)
     assert pipe.encode(audio, jax.random.key(0)).shape == (800, CHANNELS)
+
+
+def test_a_span_that_is_not_told_shows_in_the_source_alone(pipe):
+    song = np.full((10 * units.SAMPLE_RATE, 2), 0.1, np.float32)
+    latents = inputs.Sounds(np.ones((250, CHANNELS), np.float32))
+    told, quiet = (
+        inputs.make_inputs(
+            [Request(task="repaint", source=song, span=(2.0, 4.0), tell_span=tell)],
+            [latents],
+            pipe.tokenizer,
+            np.zeros((750, CHANNELS), np.float32),
+            timbre_frames=6,
+        )
+        for tell in (True, False)
+    )
+    assert told.edit_mask.sum() == 50 and quiet.edit_mask.all()
+    np.testing.assert_array_equal(told.source_latents, quiet.source_latents)
+    np.testing.assert_array_equal(told.span_mask, quiet.span_mask)
+    np.testing.assert_array_equal(told.span_mask, told.edit_mask > 0)
+
+
+def test_a_gradient_flows_from_the_sound_to_the_networks(pipe):
+    request = Request(caption="a waltz", duration=10.0, seed=3)
+    arrays = inputs.make_inputs(
+        [request],
+        [inputs.Sounds()],
+        pipe.tokenizer,
+        np.asarray(pipe.silence_latent[0]),
+        timbre_frames=pipe.networks.config.timbre_fix_frame,
+    )
+
+    def loudness(dit):
+        given = dataclasses.replace(pipe, params={**pipe.params, "dit": dit})
+        return (given.render(given.sample([request], arrays, FAST)) ** 2).mean()
+
+    dit = pipe.params["dit"]
+    value, slope = jax.value_and_grad(loudness)(dit)
+    length = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(slope)))
+    step = 1e-3 * value / length  # along the gradient, for a change of a thousandth
+    moved = jax.tree.map(lambda leaf, own: leaf + step * own / length, dit, slope)
+    # float32 of a mean that changes by 1e-3 of itself, and its curvature
+    np.testing.assert_allclose(loudness(moved) - value, step * length, rtol=0.05)

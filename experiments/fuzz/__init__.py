@@ -1,0 +1,1 @@
+"""Random and hostile requests, through the same doors that users go through."""
