@@ -1,12 +1,23 @@
 """Trains the nano tokenizer and detokenizer, and teaches the nano DiT to follow their hints.
 
 Method:   diffusion autoencoder with a reconstruction start (train/tokenizer.py), 1,000 codes.
-Command:  python -m train.tokenizer --config configs/nano/tokenizer.py        (after `make data`)
+          The last of the runs that make the shipped model: the tasks it knows stay in the mixture,
+          so that covers are learned beside them.
+Command:  python -m train.tokenizer --config configs/nano/tokenizer.py    (after dit_tasks.py)
 Cost:     not measured yet.      Expect:  not known yet.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
-from acestep_jax.training.recipes.tokenizer import COVERS, TrainTokenizer, toy_tokenizer
+from acestep_jax.training.recipes.tokenizer import TrainTokenizer, toy_tokenizer
+
+TASKS = (
+    ("text2music", 0.4),
+    ("cover", 0.36),
+    ("repaint", 0.08),
+    ("extract", 0.06),
+    ("lego", 0.03),
+    ("complete", 0.07),
+)
 
 
 def get_config(quick: bool = False) -> TrainTokenizer:
@@ -16,7 +27,10 @@ def get_config(quick: bool = False) -> TrainTokenizer:
         num_steps=900,
         reconstruct_steps=500,
         settle_steps=100,
-        model=Model(weights="asset:nano/acestep-v15-nano", text_weights="asset:nano/text_encoder"),
+        model=Model(
+            weights="runs/nano_dit_tasks/export/model",
+            text_weights="runs/nano_dit_tasks/export/text_encoder",
+        ),
         codec=Optimizer(
             # at 2e-3 all windows got one code within 40 steps
             peak_lr=5e-4,
@@ -29,7 +43,11 @@ def get_config(quick: bool = False) -> TrainTokenizer:
             peak_lr=5e-4, warmup_steps=20, schedule="cosine", final_lr_ratio=0.05, ema_decay=0.98
         ),
         data=Data(
-            shards="data/shards/own,data/shards/real", batch_size=16, num_frames=128, tasks=COVERS
+            shards="data/shards/own,data/shards/real",
+            batch_size=16,
+            num_frames=128,
+            tasks=TASKS,
+            start_at="chords",
         ),
         log_every=20,
         save_every=100,

@@ -6,7 +6,7 @@ import pytest
 from acestep_jax.data.labels import SongLabels
 from acestep_jax.data.loader import NANO_TOKENIZER
 from acestep_jax.units import SAMPLE_RATE
-from experiments.music import evaluate, judges, prompts, statistics, tune_key
+from experiments.music import beats, evaluate, judges, prompts, statistics, tune_key
 
 
 def notes(*midi, seconds=1.0, third=0.9):
@@ -141,3 +141,13 @@ def test_held_out_prompts_have_tunes_of_no_training_song_and_make_a_batch():
     assert batch.frame_mask.all() and (batch.edit_mask == 1).all() and not batch.is_cover.any()
     quiet = evaluate.parse(["--quick"])
     assert (quiet.prompts, quiet.steps) == (3, 2)
+
+
+def test_the_beat_explains_sizes_where_signs_are_random():
+    rng = np.random.default_rng(0)
+    loud = np.where((np.arange(1500) + 0.5) * 2 / 25 % 1 < 0.25, 2.0, 0.5)  # 120 beats a minute
+    latents = loud[:, None] * rng.choice([-1.0, 1.0], (1500, 4))
+    shares = beats.measure([(latents, 120.0)])
+    assert shares["latents"]["tempo"] < 0.02
+    assert shares["energy"]["tempo"] > 0.6  # all of it but for frames at the edge of a place
+    assert shares["energy"]["wrong"] < 0.05
