@@ -109,7 +109,7 @@ def _begin(
     hidden, cache = module.apply(
         {"params": params}, tokens, jnp.asarray(prompts.mask), size, method="prefill"
     )
-    hidden, cache = hidden[:, -1], cache
+    hidden = hidden[:, -1]
     if copies > 1:
         hidden = jnp.repeat(hidden, copies, axis=0)
         cache = cache.replace(
@@ -128,7 +128,8 @@ def _begin(
     )
     seen = None
     if rules.penalty is not None:
-        seen = jnp.zeros((batch, module.config.vocab_size), bool)
+        shape = jax.eval_shape(lambda: _head(module, params, hidden))
+        seen = jnp.zeros((batch, shape.shape[1]), bool)
     return _Carry(cache, hidden, jnp.zeros((), jnp.int32), written, seen)
 
 

@@ -27,10 +27,10 @@ from acestep_jax.training.recipes.planner import Chats, PlannerModel, TrainPlann
 from train import planner
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-CONFIG = toy_planner(
-    TrainPlanner(name="toy", optimizer=Optimizer(peak_lr=1e-2), lora=False, num_steps=10)
+CONFIG = toy_planner(TrainPlanner(name="toy", lora=False))
+CONFIG = dataclasses.replace(
+    CONFIG, num_steps=10, loss_chunk=100, optimizer=Optimizer(peak_lr=1e-2)
 )
-CONFIG = dataclasses.replace(CONFIG, num_steps=10, loss_chunk=100)
 SIZES = Qwen3Config(
     vocab_size=60,
     hidden_size=16,
