@@ -3,16 +3,17 @@
     python -m experiments.faults --kills 20 --seed 0
     python -m experiments.faults --kills 5 --trainers dit,vae --jobs 2
 
-For each script of train/ with a configuration in configs/nano, its quick form runs once in peace.
-Then, again and again: a fresh run is struck down at a random moment, started with the same command,
-and its last checkpoint compared with the peaceful one's: parameters, averages, optimizer state,
-counters, key, and position in the data. Three ways of dying take turns:
+For each script of train/ with a configuration in configs/nano, its quick form runs once in peace,
+and the state of every step is kept. Then it runs again, and is killed and started with the same
+command over and over, until it comes to its end and another begins. Three ways of dying take turns:
 
     kill   SIGKILL, a random while after a random step
     save   SIGKILL while a random checkpoint is being written
     term   SIGTERM after a random step: the run must save, and end with the signal's status
 
-A run counts as passed if it ended equal and, told to stop, stopped in order. What follows the last
+A kill is passed if what it left on disk is, bit for bit, a state that the peaceful run went through
+(parameters, averages, optimizer state, counters, key, position in the data), and what the run made
+of that in its next life, up to the next kill or its end, is so too. What follows the last
 checkpoint of a run (evaluation, export, report) is cut off: it changes no state.
 """
 
@@ -21,42 +22,22 @@ import dataclasses
 import itertools
 import pathlib
 import random
-import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
-from acestep_jax.training import checkpoint, cli
-from acestep_jax.training.overrides import ConfigError, override
+from acestep_jax.training import checkpoint
+from experiments.lives import Life, Trainer, discover, is_saved, is_saving, newest, steps_logged
 
-ROOT = pathlib.Path(__file__).parents[1]
 WAYS = ("kill", "save", "term")
-FEWEST_STEPS = 6  # a quick form of fewer is made this long, where its phases allow it
-ATTEMPTS = 5  # to meet a moment as short as a save
-POLL_SECONDS = 0.002
-LIMIT_SECONDS = 1800.0  # of one life of a run; first ones compile
+FARTHEST = 3  # steps from the start of a life to its end
+DELAY_SECONDS = 0.3  # at most, from a step to the blow; 0.05 in a save
 
 FLAGS = flags.FLAGS
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    """A run that can be started again and again.
-
-    Attributes:
-      name: of the method.
-      command: starts it, but for the folder, which comes last.
-      num_steps: where it ends.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    num_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,176 +48,138 @@ class Outcome:
     problem: str
 
 
-def discover(names: Sequence[str] = ()) -> list[Trainer]:
-    """Finds the scripts of train/ that have a configuration in configs/nano.
+def reached(workdir: pathlib.Path) -> int:
+    """Gives the last step that a run has done, saved or not."""
+    return max(newest(workdir), steps_logged(workdir))
+
+
+def run_in_peace(trainer: Trainer, workdir: pathlib.Path, keep: Sequence[str]) -> dict[int, str]:
+    """Runs from start to end; gives the digest of the state of every step.
+
+    Args:
+      trainer: the run.
+      workdir: its folder.
+      keep: arguments that make it keep all its checkpoints.
 
     Raises:
-      ValueError: if a name is none of them.
+      RuntimeError: if it does not come to its end; it says what the run printed.
     """
-    found = {}
-    for script in sorted((ROOT / "train").glob("*.py")):
-        config = ROOT / "configs" / "nano" / script.name
-        if config.is_file() and "cli.run(" in script.read_text():
-            found[script.stem] = _trainer(script.stem, config)
-    unknown = [name for name in names if name not in found]
-    if unknown:
-        raise ValueError(f"no trainer {', '.join(unknown)}; there are {', '.join(found)}.")
-    return [found[name] for name in names or found]
-
-
-def _trainer(name: str, config: pathlib.Path) -> Trainer:
-    changes = ["log_every=1", "save_every=1", "eval_every=0"]
-    quick = override(cli.load_config(config, quick=True), changes)
-    if quick.num_steps < FEWEST_STEPS:
-        try:
-            quick = override(quick, [f"num_steps={FEWEST_STEPS}"])
-            changes.append(f"num_steps={FEWEST_STEPS}")
-        except (ConfigError, ValueError):
-            pass  # its phases fix its length
-    sets = itertools.chain.from_iterable(("--set", change) for change in changes)
-    command = (sys.executable, "-m", f"train.{name}", "--config", str(config), "--quick", *sets)
-    return Trainer(name, (*command, "--workdir"), quick.num_steps)
-
-
-# Lives ------------------------------------------------------------------------------------------
-
-
-class Life:
-    """One process of a run, watched from outside."""
-
-    def __init__(self, trainer: Trainer, workdir: pathlib.Path) -> None:
-        """Starts the process."""
-        self._folder, self._limit = workdir, time.monotonic() + LIMIT_SECONDS
-        self._log = (workdir.parent / f"{workdir.name}.log").open("ab")
-        self._process = subprocess.Popen(
-            [*trainer.command, str(workdir)], cwd=ROOT, stdout=self._log, stderr=self._log
-        )
-
-    def wait_for(self, moment: Callable[[], bool]) -> bool:
-        """Waits until something is so; False if the process ended before."""
-        while not moment():
-            if self._process.poll() is not None:
-                return moment()
-            if time.monotonic() > self._limit:
-                self.end(signal.SIGKILL)
-                raise TimeoutError(f"{self._folder} took longer than {LIMIT_SECONDS:.0f} s.")
-            time.sleep(POLL_SECONDS)
-        return True
-
-    def end(self, number: signal.Signals) -> int:
-        """Sends a signal and gives the status that the process ends with."""
-        self._process.send_signal(number)
-        status = self._process.wait()
-        self._log.close()
-        return status
-
-
-def steps_logged(workdir: pathlib.Path) -> int:
-    """Gives the last step in a run's metrics."""
-    path = workdir / "metrics.jsonl"
-    steps = re.findall(r'^\{"step": (\d+)', path.read_text() if path.is_file() else "", re.M)
-    return int(steps[-1]) if steps else 0
-
-
-def is_saving(workdir: pathlib.Path, step: int = 0) -> bool:
-    """Tells whether a checkpoint, of this step or a later one, is being written."""
-    folders = (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")
-    return any(int(folder.name.partition(".")[0]) >= step for folder in folders)
-
-
-def is_saved(workdir: pathlib.Path, step: int) -> bool:
-    """Tells whether a checkpoint is finished: it bears its name."""
-    return (workdir / "checkpoints" / str(step)).is_dir()
-
-
-def run_to_end(trainer: Trainer, workdir: pathlib.Path) -> str:
-    """Starts a run or goes on with it; gives the digest of its last checkpoint, "" without one."""
-    life = Life(trainer, workdir)
-    if not life.wait_for(lambda: is_saved(workdir, trainer.num_steps)):
-        return ""
+    life = Life(trainer, workdir, keep)
+    done = life.wait_for(lambda: is_saved(workdir, trainer.num_steps))
     life.end(signal.SIGKILL)
-    return checkpoint.digest(workdir, trainer.num_steps)
+    if not done:
+        raise RuntimeError(f"{trainer.name} does not run:\n{life.last_words()}")
+    steps = checkpoint.steps_on_disk(workdir)
+    return {step: checkpoint.digest(workdir, step) for step in steps}
 
 
-# Deaths -----------------------------------------------------------------------------------------
-
-
-def strike(
-    trainer: Trainer, workdir: pathlib.Path, way: str, rng: random.Random, delay: float
-) -> Outcome | None:
-    """Starts a run and ends it at a random moment in one of `WAYS`; None if that came too late."""
-    step, life = rng.randrange(1, trainer.num_steps), Life(trainer, workdir)
-    moments = {
-        "kill": lambda: steps_logged(workdir) >= step,
-        "save": lambda: is_saving(workdir, step),
-        "term": lambda: steps_logged(workdir) >= step,
-    }
-    if not life.wait_for(moments[way]):
-        return None
-    time.sleep(rng.uniform(0, 0.05 if way == "save" else delay))
+def strike(trainer: Trainer, workdir: pathlib.Path, way: str, rng: random.Random) -> Outcome | None:
+    """Starts a life and ends it at a random moment in one of `WAYS`; None if that came too late."""
+    step = min(reached(workdir) + rng.randint(1, FARTHEST), trainer.num_steps - 1)
+    life = Life(trainer, workdir)
+    moment: Callable[[], bool] = lambda: steps_logged(workdir) >= step  # noqa: E731
+    if way == "save":
+        moment = lambda: is_saving(workdir, step)  # noqa: E731
+    if not life.wait_for(moment):
+        # It may have come to its end before; if not, it broke
+        broken = "" if is_saved(workdir, trainer.num_steps) else life.last_words()
+        return Outcome(way, f"ended before it was struck:\n{broken}") if broken else None
+    time.sleep(rng.uniform(0, 0.05 if way == "save" else DELAY_SECONDS))
+    saving = is_saving(workdir)
     status = life.end(signal.SIGTERM if way == "term" else signal.SIGKILL)
     story = f"{way} at step {steps_logged(workdir)}"
     if way == "term":
         done = is_saved(workdir, trainer.num_steps)  # no steps were left to be stopped
         in_order = status == 128 + signal.SIGTERM or done
         return Outcome(story, "" if in_order else f"SIGTERM ended it with status {status}")
-    return Outcome(f"{story}, in the middle of a save" if is_saving(workdir) else story, "")
+    return Outcome(f"{story}, in the middle of a save" if saving else story, "")
 
 
-def trial(
-    trainer: Trainer, workdir: pathlib.Path, way: str, seed: str, expected: str, delay: float
-) -> Outcome:
-    """Strikes a fresh run down, lets it resume, and compares its end."""
-    rng, struck = random.Random(seed), None
-    try:
-        for attempt in range(ATTEMPTS):
-            place = workdir / str(attempt)
-            place.mkdir(parents=True)
-            struck = strike(trainer, place / "run", way, rng, delay)
-            if struck is not None:
+def compare(workdir: pathlib.Path, expected: Mapping[int, str]) -> str:
+    """Says what is wrong with a run's newest checkpoint; "" if nothing, or if there is none."""
+    step = newest(workdir)
+    if not step or checkpoint.digest(workdir, step) == expected[step]:
+        return ""
+    return f"the state after step {step} is another one"
+
+
+def run_to_end(trainer: Trainer, workdir: pathlib.Path, expected: Mapping[int, str]) -> str:
+    """Starts a run for the last time; says what is wrong with its end."""
+    life = Life(trainer, workdir)
+    done = life.wait_for(lambda: is_saved(workdir, trainer.num_steps))
+    life.end(signal.SIGKILL)
+    if not done:
+        return f"did not come to its end when started again:\n{life.last_words()}"
+    return compare(workdir, expected)
+
+
+def kills(
+    trainer: Trainer, folder: pathlib.Path, seed: str, expected: Mapping[int, str]
+) -> Iterator[Outcome]:
+    """Kills a run until it comes to its end, or is found broken; then begins another, for ever.
+
+    The ways of dying take turns, but the first is drawn.
+    """
+    rng = random.Random(seed)
+    ways = itertools.islice(itertools.cycle(WAYS), rng.randrange(len(WAYS)), None)
+    for number in itertools.count():
+        workdir = folder / str(number) / "run"
+        workdir.parent.mkdir(parents=True)
+        before: Outcome | None = None  # the kill that this life must make good
+        while reached(workdir) < trainer.num_steps - 1:
+            struck = strike(trainer, workdir, next(ways), rng)
+            if struck is None:
                 break
-        if struck is None or struck.problem:
-            return struck or Outcome(way, f"ended {ATTEMPTS} times before it could be struck")
-        found = run_to_end(trainer, place / "run")
-    except TimeoutError as error:
-        return Outcome(way, str(error))
-    if not found:
-        return Outcome(struck.story, "did not come to its end when started again")
-    return Outcome(struck.story, "" if found == expected else "ended in another state")
+            problem = struck.problem or compare(workdir, expected)
+            if problem:
+                yield Outcome(struck.story, problem)
+                before = None
+                break
+            if before is not None:
+                yield before
+            before = struck
+        if before is not None:
+            yield Outcome(before.story, run_to_end(trainer, workdir, expected))
 
 
 def trials(
-    trainer: Trainer, kills: int, seed: int, folder: pathlib.Path, jobs: int
+    trainer: Trainer, count: int, seed: int, folder: pathlib.Path, jobs: int, keep: Sequence[str]
 ) -> Iterator[Outcome]:
-    """Runs a trainer once in peace and `kills` times not, `jobs` at a time."""
-    begun = time.monotonic()
-    expected = run_to_end(trainer, folder / "peace")
-    if not expected:
-        log = (folder / "peace.log").read_text()[-2000:]
-        yield from itertools.repeat(Outcome("undisturbed", f"did not run:\n{log}"), kills)
+    """Runs a trainer once in peace, and kills it `count` times, `jobs` runs at a time."""
+    try:
+        expected = run_in_peace(trainer, folder / "peace", keep)
+    except (RuntimeError, TimeoutError) as error:
+        yield from itertools.repeat(Outcome("undisturbed", str(error)), count)
         return
-    delay = (time.monotonic() - begun) / trainer.num_steps / 10  # some of a step
 
-    def one(number: int) -> Outcome:
-        way, name = WAYS[number % len(WAYS)], f"{trainer.name}-{seed}-{number}"
-        return trial(trainer, folder / str(number), way, name, expected, delay)
+    def share(number: int) -> Iterator[Outcome]:
+        place, name = folder / str(number), f"{trainer.name}-{seed}-{number}"
+        mine = len(range(number, count, jobs))
+        return itertools.islice(kills(trainer, place, name, expected), mine)
 
+    if jobs == 1:  # tell as it goes
+        yield from share(0)
+        return
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(one, range(kills))
+        for outcomes in pool.map(lambda number: list(share(number)), range(jobs)):
+            yield from outcomes
 
 
 def main(argv: Sequence[str]) -> None:
-    """Tries every trainer, prints a line a trial and the sum, and fails if any trial did."""
+    """Tries every trainer, prints a line a kill and the sum, and fails if any did."""
     del argv
+    logging.set_verbosity(logging.WARNING)
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for trainer in discover(FLAGS.trainers):
-            place = pathlib.Path(folder) / trainer.name
+            place, begun = pathlib.Path(folder) / trainer.name, time.monotonic()
             place.mkdir()
-            for outcome in trials(trainer, FLAGS.kills, FLAGS.seed, place, FLAGS.jobs):
+            keep = ("--set", "keep=1000")
+            for outcome in trials(trainer, FLAGS.kills, FLAGS.seed, place, FLAGS.jobs, keep):
                 passed, failed = passed + (not outcome.problem), failed + bool(outcome.problem)
                 verdict = f"FAILED: {outcome.problem}" if outcome.problem else "passed"
                 print(f"{trainer.name}: {outcome.story}: {verdict}", flush=True)
+            print(f"{trainer.name}: {time.monotonic() - begun:.0f} s", flush=True)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

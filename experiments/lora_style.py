@@ -10,13 +10,18 @@ them by `configs/nano/lora.py`. The error of the velocity is then measured on
     off       the control songs once the adapter was merged and taken out, or is not applied: the
               velocity should equal the base's bit for bit
 
-    python -m experiments.lora_style [--styles telephone ...] [--seeds 0 1]      (after `make data`)
+    python -m experiments.lora_style [--styles telephone ...] [--seeds 0 1 2]    (after `make data`)
+    python -m experiments.lora_style --styles telephone --seeds 0 --set prior_weight=2 \
+        --workdir runs/lora_style_2
 
-The last line it prints is one JSON object. A run that was stopped goes on where it stopped.
+A line a run, and last a JSON object of all. Runs that are done are read from their folders, and one
+that was stopped goes on where it stopped: the same command may be given again and again.
 """
 
 import argparse
 import dataclasses
+import hashlib
+import itertools
 import json
 import pathlib
 import statistics
@@ -33,8 +38,10 @@ from acestep_jax.data import audio, encode, shards, sources
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.nn import lora
 from acestep_jax.training import cli, models
+from acestep_jax.training import files as training_files
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training import scene as scene_lib
+from acestep_jax.training.overrides import override
 from acestep_jax.training.recipes.lora import TrainLoRA
 from acestep_jax.typing import Array, Params
 from acestep_jax.weights import adapters as files
@@ -43,7 +50,10 @@ from train import lora as train_lora
 CONFIG = "configs/nano/lora.py"
 NUM_FRAMES = 512
 """Of every song so many frames are taken: 20.5 s."""
-NUM_TRAIN = 8
+NUM_TRAIN, NUM_TARGET, NUM_CONTROL = 8, 4, 8
+"""Songs to learn a style from, to measure it on, and of other music."""
+CHANGES = ("num_steps=80", "eval_batches=2", "save_every=10")
+"""What differs from the recipe, as far as --set does not say otherwise: a run in a minute."""
 
 
 # The styles ---------------------------------------------------------------------------------------
@@ -75,23 +85,26 @@ STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def make_songs(folder: pathlib.Path, data: pathlib.Path, vae: str, style: str) -> pathlib.Path:
-    """Records the validation songs in a style; gives their folder of shards."""
+def make_songs(folder: pathlib.Path, source: pathlib.Path, vae: str, style: str) -> pathlib.Path:
+    """Records validation songs of a folder of audio in a style; gives their folder of shards.
+
+    Raises:
+      FileNotFoundError: if there are too few.
+    """
     target = folder / style.replace(" ", "_")
     if (target / "dataset.json").exists():
         return target
     encoder = encode.load_encoders(models.locate(vae)).latents
-    paths = sorted((data / "audio" / "own").glob("*.json"))
-    known = [labels for labels in map(labels_lib.load_labels, paths) if labels.split != "train"]
+    known = map(labels_lib.load_labels, sorted(source.glob("*.json")))
     chosen = [labels for labels in known if labels.split == "validation"]
     if len(chosen) <= NUM_TRAIN:
         raise FileNotFoundError(
-            f"{len(chosen)} songs of the validation split in {data}/audio/own; {NUM_TRAIN + 1} are "
-            "needed. Make them with `make data`."
+            f"{len(chosen)} songs of the validation split in {source}; {NUM_TRAIN + 1} are needed. "
+            "Make them with `make data`, or name another folder with --audio."
         )
     rows: dict[str, list[shards.Record]] = {"train": [], "validation": []}
-    for i, labels in enumerate(chosen):
-        wave = audio.read_audio(data / "audio" / "own" / f"{labels.name}.flac")
+    for i, labels in enumerate(chosen[: NUM_TRAIN + NUM_TARGET]):
+        wave = audio.read_audio(source / f"{labels.name}.flac")
         wave = STYLES[style](wave[: NUM_FRAMES * units.SAMPLES_PER_FRAME])
         latents, _ = encode.encode_song(encoder, np.ascontiguousarray(wave, np.float32))
         split = "train" if i < NUM_TRAIN else "validation"
@@ -104,12 +117,14 @@ def make_songs(folder: pathlib.Path, data: pathlib.Path, vae: str, style: str) -
 
 
 def make_control(folder: pathlib.Path, own: pathlib.Path) -> pathlib.Path:
-    """Takes the test songs from the shards, as a validation split; gives their folder."""
+    """Takes test songs from shards, as a validation split; gives their folder."""
     target = folder / "control"
-    test = sources.Songs([own], "test")
+    if (target / "dataset.json").exists():
+        return target
+    test = sources.Songs([own], "test").all_records()
     rows = [
         shards.Record(dataclasses.replace(song.labels, split="validation", stems={}), song.latents)
-        for song in test.all_records()
+        for song in itertools.islice(test, NUM_CONTROL)
     ]
     shards.write_shards(target, {"validation": rows}, shards.read_silence(own), {})
     return target
@@ -166,14 +181,13 @@ def compare_off(config: TrainLoRA) -> dict[str, Any]:
 
 
 def runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Trains and measures every style with every seed."""
-    folder, own = arguments.workdir / "songs", arguments.data / "shards" / "own"
-    control = make_control(folder, own)
-    plan: TrainLoRA = cli.load_config(CONFIG)
+    """Trains and measures every style with every seed; what is done is read from its folder."""
+    folder = arguments.workdir / "songs"
+    control = make_control(folder, arguments.shards)
+    plan: TrainLoRA = override(cli.load_config(CONFIG), [*CHANGES, *arguments.set])
     for style in arguments.styles:
-        songs = make_songs(folder, arguments.data, plan.model.vae_weights, style)
+        songs = make_songs(folder, arguments.audio, plan.model.vae_weights, style)
         for seed in arguments.seeds:
-            started = time.monotonic(), time.process_time()
             config = dataclasses.replace(
                 plan,
                 workdir=str(arguments.workdir / f"{songs.name}_{seed}"),
@@ -182,11 +196,22 @@ def runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 control=str(control),
                 report=seed == arguments.seeds[0],
             )
-            numbers: dict[str, Any] = {"style": style, "seed": seed} | train(config)
-            numbers |= compare_off(config)
-            numbers["seconds"] = time.monotonic() - started[0]
-            numbers["cpu_seconds"] = time.process_time() - started[1]
-            yield numbers
+            yield {"style": style, "seed": seed} | run(config)
+
+
+def run(config: TrainLoRA) -> dict[str, Any]:
+    """Trains and measures once, or reads what was measured of the same configuration."""
+    recipe = hashlib.sha256(json.dumps(cli.to_json(config)).encode()).hexdigest()
+    path = pathlib.Path(config.workdir) / "result.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if known.get("recipe") == recipe:
+        return known["numbers"]
+    started = time.process_time()
+    numbers = train(config) | compare_off(config)
+    numbers["cpu_seconds"] = time.process_time() - started  # of this process alone
+    text = json.dumps({"recipe": recipe, "numbers": numbers}, indent=1) + "\n"
+    training_files.write_atomically(path, text)
+    return numbers
 
 
 def summary(table: list[dict[str, Any]]) -> dict[str, Any]:
@@ -208,9 +233,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--workdir", type=pathlib.Path, default=pathlib.Path("runs/lora_style"))
-    add("--data", type=pathlib.Path, default=pathlib.Path("data"), help="made by `make data`")
+    add("--audio", type=pathlib.Path, default=pathlib.Path("data/audio/own"), help="and labels")
+    add("--shards", type=pathlib.Path, default=pathlib.Path("data/shards/own"), help="of control")
     add("--styles", nargs="*", default=list(STYLES), choices=list(STYLES))
-    add("--seeds", nargs="*", type=int, default=[0])
+    add("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    add(
+        "--set", action="append", default=[], help="a field of configs/nano/lora.py, as in training"
+    )
     arguments = parser.parse_args()
     compilation.enable_cache()
     table = []

@@ -1,19 +1,26 @@
-"""Does a run mean the same on any mesh: the same losses, step by step?
+"""Does a run mean the same on any mesh, and on several processes: the same losses, step by step?
 
     python -m experiments.meshes
     python -m experiments.meshes --trainers vae --meshes data=8 data=2,fsdp=2,tensor=2
+    python -m experiments.meshes --processes 2
 
 Every trainer's quick form runs on one device and on each mesh of eight simulated ones, with the
 same batches; printed is the largest relative difference of any loss at any step, and the command
 fails if one exceeds --tolerance. Sums are taken in another order on another mesh, and Adam's first
 steps have one size whatever the gradient: an entry that is all rounding may turn its sign, and a
 few steps later losses differ by more than float32 alone would make them.
+
+With --processes the run is one of so many processes on this machine, a device each, that find one
+another as those of several machines do, and share parameters and batches. One of them is killed at
+a random step, which ends them all; started again they go on to the end.
 """
 
 import argparse
-import os
 import pathlib
-import subprocess
+import random
+import re
+import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +28,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from acestep_jax.training import metrics
-from experiments import faults
+from experiments import lives
+from experiments.lives import Life, Trainer
 
 MESHES = (
     "data=2",
@@ -33,35 +41,75 @@ MESHES = (
     "fsdp=2,tensor=2,sequence=2",
 )
 BATCH_SIZE = 8  # which all of them divide
+NUM_STEPS = 6
 
 Losses = dict[str, list[tuple[int, float]]]
 
 
-def run(trainer: faults.Trainer, mesh: str, folder: pathlib.Path) -> Losses:
+def settings(trainer: Trainer, mesh: str) -> list[str]:
+    """Gives the arguments for a mesh such as "data=2,fsdp=4"; "" is one device."""
+    changes = [f"data.batch_size={BATCH_SIZE}"]
+    changes += [f"prior_items={BATCH_SIZE}"] if trainer.name == "lora" else []
+    changes += [f"mesh.{size}" for size in mesh.split(",") if size]
+    return [part for change in changes for part in ("--set", change)]
+
+
+def run(trainer: Trainer, mesh: str, folder: pathlib.Path) -> Losses:
     """Runs a trainer on a mesh and reads its losses.
 
     Raises:
       RuntimeError: if it does not run.
     """
-    axes = [f"mesh.{size}" for size in mesh.split(",") if size]
-    settings = (f"data.batch_size={BATCH_SIZE}", *axes)
-    sets = [part for setting in settings for part in ("--set", setting)]
     workdir = folder / f"{trainer.name}-{mesh or 'one'}"
-    program, *rest = trainer.command[:-1]
-    devices = "--xla_force_host_platform_device_count=8"
-    environment = dict(os.environ, JAX_PLATFORMS="cpu")
-    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
-    found = subprocess.run(
-        [program, *rest, *sets, "--workdir", str(workdir)],
-        cwd=faults.ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if found.returncode:
-        raise RuntimeError(f"{trainer.name} on {mesh or 'one device'}:\n{found.stderr[-2000:]}")
+    life = Life(trainer, workdir, settings(trainer, mesh), 8)
+    return read_to_end(trainer, workdir, [life])
+
+
+def read_to_end(trainer: Trainer, workdir: pathlib.Path, running: Sequence[Life]) -> Losses:
+    """Waits for the last checkpoint of a run and reads its losses; what follows is cut off.
+
+    Raises:
+      RuntimeError: if it does not come to its end; it says what was printed.
+    """
+    done = running[0].wait_for(lambda: lives.is_saved(workdir, trainer.num_steps))
+    for life in running:
+        life.end(signal.SIGKILL)
+    if not done:
+        raise RuntimeError(f"{workdir.name} broke:\n{running[0].last_words()}")
     series = metrics.read_metrics(workdir)
     return {name: values for name, values in series.items() if name.startswith("loss/")}
+
+
+def run_together(trainer: Trainer, count: int, folder: pathlib.Path, seed: int = 0) -> Losses:
+    """Runs a trainer on several processes, of which one is killed on the way, and reads its losses.
+
+    Raises:
+      RuntimeError: if the processes do not run, or begin anew where they should go on.
+    """
+    rng = random.Random(f"{trainer.name}-{seed}")
+    workdir, stop = folder / f"{trainer.name}-{count}", rng.randint(1, trainer.num_steps - 2)
+    running = start_together(trainer, count, workdir)
+    if not running[0].wait_for(lambda: lives.newest(workdir) >= stop):
+        raise RuntimeError(f"{workdir.name} broke:\n{running[0].last_words()}")
+    victim = rng.randrange(count)
+    for life in [running[victim], *running]:  # without one, the others wait for ever
+        life.end(signal.SIGKILL)
+    kept = lives.newest(workdir)
+    losses = read_to_end(trainer, workdir, start_together(trainer, count, workdir))
+    resumed = re.findall(r"Resuming after step (\d+)", running[0].log.read_text())
+    if not resumed or int(resumed[-1]) != kept:
+        raise RuntimeError(f"{workdir.name} was to resume after step {kept}, not {resumed or 0}.")
+    return losses
+
+
+def start_together(trainer: Trainer, count: int, workdir: pathlib.Path) -> list[Life]:
+    """Starts the processes of a run, with parameters in as many shards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = (*settings(trainer, f"fsdp={count}"), "--coordinator", f"127.0.0.1:{port}")
+    places = [("--num_processes", str(count), "--process_id", str(i)) for i in range(count)]
+    return [Life(trainer, workdir, (*common, *place), 1) for place in places]
 
 
 def largest_difference(found: Losses, expected: Losses) -> float:
@@ -84,19 +132,26 @@ def largest_difference(found: Losses, expected: Losses) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a line a trainer and mesh; exits with 1 if one differs too much."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trainers", nargs="*", default=[], help="scripts of train/; all of them")
-    parser.add_argument("--meshes", nargs="*", default=MESHES, help="such as data=2,tensor=4")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest difference allowed")
+    add = parser.add_argument
+    add("--trainers", nargs="*", default=[], help="scripts of train/; all of them")
+    add("--meshes", nargs="*", default=MESHES, help="such as data=2,tensor=4")
+    add("--processes", type=int, default=0, help="run in so many processes, not on meshes")
+    add("--tolerance", type=float, default=1e-3, help="largest difference allowed")
     options = parser.parse_args(arguments)
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for trainer in faults.discover(options.trainers):
+        for trainer in lives.discover(options.trainers, NUM_STEPS):
             expected = run(trainer, "", folder)
-            for mesh in options.meshes:
+            for mesh in [] if options.processes else options.meshes:
                 worst = largest_difference(run(trainer, mesh, folder), expected)
                 failed += worst > options.tolerance
                 print(f"{trainer.name}: {mesh}: {worst:.1e}", flush=True)
+            if options.processes:
+                found = run_together(trainer, options.processes, folder)
+                worst = largest_difference(found, expected)
+                failed += worst > options.tolerance
+                print(f"{trainer.name}: {options.processes} processes: {worst:.1e}", flush=True)
     sys.exit(1 if failed else 0)
 
 

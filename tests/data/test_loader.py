@@ -277,3 +277,10 @@ def test_synthetic_songs_need_no_files_and_follow_their_captions():
     alike, other = (source.record(i).latents.astype(np.float32).mean(axis=0) for i in (4, 1))
     mean = source.record(0).latents.astype(np.float32).mean(axis=0)
     assert np.corrcoef(mean, alike)[0, 1] > 0.9 > 0.5 > np.corrcoef(mean, other)[0, 1]
+
+
+def test_made_up_silence_is_the_same_for_all_and_never_nothing():
+    silence = sources.Synthetic(FRAMES, seed=0).silence_latent
+    np.testing.assert_array_equal(silence, sources.Synthetic(FRAMES, seed=1).silence_latent)
+    assert np.linalg.norm(silence, axis=-1).min() > 1  # norms of zeros have endless gradients
+    assert silence.std(axis=1).max() < 0.1

@@ -14,8 +14,9 @@ fault, and fail nothing themselves.
 
 import dataclasses
 import functools
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from acestep_jax import weights
 from acestep_jax.nn.config import Qwen3Config, VAEConfig
 
 Arrays = dict[str, np.ndarray]
+
+DIGESTS = "diffusers.sha256.json"
+"""Lists the files of the diffusers checkpoints, where a folder keeps only their configurations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +102,34 @@ def read_cases(folder: Path) -> list[Case]:
     """Reads a folder's manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     return [Case(folder, entry) for entry in manifest["cases"]]
+
+
+def complete(
+    folder: Path, target: Path, digests: Mapping[str, str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Saves what a folder lacks of its diffusers checkpoints, from the official ones.
+
+    Args:
+      folder: with configurations alone under `diffusers`.
+      target: gets those checkpoints whole, and links to everything else.
+      digests: {file below the folder: SHA-256 of what diffusers wrote}.
+
+    Yields:
+      Each checkpoint's name, and its files of another digest.
+    """
+    for entry in folder.iterdir():
+        if entry.name != "diffusers":
+            (target / entry.name).symlink_to(entry.resolve())
+    for name in sorted({str(Path(*Path(file).parts[:2])) for file in digests}):
+        official = load_model(folder / "checkpoints" / Path(name).name)
+        weights.save_model(target / name, official, layout="diffusers")
+        files = [file for file in digests if file.startswith(f"{name}/")]
+        yield name, [file for file in files if _digest(target / file) != digests[file]]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_arrays(file: Path) -> Arrays:

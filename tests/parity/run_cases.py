@@ -2,12 +2,15 @@
 
     python tests/parity/run_cases.py DIR [--layout official|diffusers] [--only op or id]
 
-Float32, on whatever device JAX has. Exits with 1 if a case fails.
+Float32, on whatever device JAX has. Exits with 1 if a case fails. Of checkpoints as diffusers saves
+them a folder may keep only configurations and digests: the weights are then saved from the official
+ones, must have those digests, and are read back for the cases.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -63,6 +66,23 @@ def report_prompts(folder: Path, content: dict) -> list[str]:
     return states
 
 
+def report_export(folder: Path, scratch: Path) -> tuple[Path, list[str]]:
+    """Completes the diffusers checkpoints of a folder in another one, a line each.
+
+    Returns:
+      The complete folder, and the states of what was saved.
+    """
+    digests = folder / parity_cases.DIGESTS
+    if not digests.is_file():  # it has them whole
+        return folder, []
+    states = []
+    for name, differing in parity_cases.complete(folder, scratch, json.loads(digests.read_text())):
+        states.append("failed" if differing else "passed")
+        problem = f"FAILED  {name}: {differing} are not what diffusers wrote"
+        print(problem if differing else f"passed  {name}: as diffusers wrote it", flush=True)
+    return scratch, states
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the folder named on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -71,17 +91,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="an operation, or the beginning of case ids")
     arguments = parser.parse_args(argv)
     only = arguments.only
-    cases = [
-        case
-        for case in parity_cases.read_cases(arguments.folder)
-        if only is None or case.op == only or case.id.startswith(only)
-    ]
-    if not cases and only != "prompts":
-        parser.error(f"no case is called {only!r}, and no operation either")
-    states = [report(case, arguments.layout) for case in cases]
-    prompts = arguments.folder / "prompts.json"
-    if prompts.is_file() and only in (None, "prompts"):
-        states += report_prompts(arguments.folder, json.loads(prompts.read_text("utf-8")))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, states = arguments.folder, []
+        if arguments.layout == "diffusers":
+            folder, states = report_export(folder, Path(scratch))
+        cases = [
+            case
+            for case in parity_cases.read_cases(folder)
+            if only is None or case.op == only or case.id.startswith(only)
+        ]
+        if not cases and only != "prompts":
+            parser.error(f"no case is called {only!r}, and no operation either")
+        states += [report(case, arguments.layout) for case in cases]
+        prompts = folder / "prompts.json"
+        if prompts.is_file() and only in (None, "prompts"):
+            states += report_prompts(folder, json.loads(prompts.read_text("utf-8")))
     print(f"{states.count('passed')} passed, {states.count('failed')} failed")
     return 1 if "failed" in states else 0
 

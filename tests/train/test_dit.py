@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acestep_jax.data import labels, shards
 from acestep_jax.data.batch import Batch
 from acestep_jax.ops import flow, losses
 from acestep_jax.training import cli, models
 from acestep_jax.training import mesh as mesh_lib
-from acestep_jax.training.config import Mesh, Optimizer
+from acestep_jax.training.config import Data, Mesh, Optimizer
+from acestep_jax.training.overrides import ConfigError
 from acestep_jax.training.recipes.dit import DiTPhase, MeanFlow, TrainDiT
 from tests import tiny
 from tests.train import toys
@@ -47,6 +49,21 @@ def test_a_step_trains_the_chosen_parts_and_counts_itself(parts, one_step):
         assert any((a != b).any() for a, b in zip(old, new, strict=True)), name
     assert jax.tree.structure(average) == jax.tree.structure(params)
     assert np.isfinite(metrics["loss/velocity"])
+
+
+def test_tasks_that_no_held_out_song_allows_are_refused_before_anything_is_trained(tmp_path):
+    known = labels.SongLabels(
+        name="a", group="a", split="validation", seconds=4.0, captions=("calm",), instrumental=True
+    )
+    song = shards.Record(known, np.zeros((100, 64), np.float16))
+    silence = np.ones((1, shards.SILENCE_FRAMES, 64), np.float32)
+    shards.write_shards(tmp_path, {"validation": [song]}, silence, {})
+    data = Data(shards=str(tmp_path), batch_size=2, num_frames=16)
+    config = dataclasses.replace(CONFIG, data=data, eval_batches=1)
+    dit.check_held_out(config)
+    dit.check_held_out(dataclasses.replace(config, eval_tasks=("repaint",)))
+    with pytest.raises(ConfigError, match=r"eval/lego cannot be measured .* Leave the task out"):
+        dit.check_held_out(dataclasses.replace(config, eval_tasks=("repaint", "lego")))
 
 
 def test_a_pattern_that_trains_nothing_is_refused():

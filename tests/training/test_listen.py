@@ -1,5 +1,7 @@
 """Samples to hear: the same prompts and noise every time, kept when the configuration says so."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -33,6 +35,13 @@ def test_the_same_parameters_sing_the_same_songs_and_others_do_not(tmp_path):
     assert songs["song_0"].shape == (8 * 32, 2)  # 8 frames of 32 samples
     again = listener(tiny.params())
     np.testing.assert_array_equal(songs["song_1"], again["song_1"])
+
+    def covers(silence):
+        batch = dataclasses.replace(toys.batch(size=4), is_cover=np.ones(4, bool))
+        return listen.Listener(model, plan, tiny.networks(), batch, silence)(tiny.params())
+
+    coded = covers(np.zeros((1, 8, 4), np.float32))  # the source is heard through its codes
+    assert np.abs(coded["song_0"] - covers(None)["song_0"]).max() > 1e-6
     other = listener(tiny.params() | {"dit": jax.tree.map(lambda x: -x, tiny.params()["dit"])})
     assert np.abs(songs["song_0"] - other["song_0"]).max() > 1e-6
 

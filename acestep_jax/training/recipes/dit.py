@@ -101,6 +101,7 @@ def toy_dit(config: TrainDiT) -> TrainDiT:
         optimizer=dataclasses.replace(toys.OPTIMIZER, name=config.optimizer.name),
         data=toys.DATA,
         eval_batches=1,
+        eval_prompts=True,
         log_every=1,
         save_every=1,
     )
