@@ -17,7 +17,7 @@ not move between them (DMD2, arXiv:2405.14867, rolls afresh), so k may differ fr
 non-finite gradient stops the run instead of becoming zero; before matching begins the student may
 be fitted to the teacher's guided end points (as in ARC, arXiv:2505.08175).
 
-    python -m train.distill --config configs/nano/distill.py
+    python -m train.distill --config configs/nano/distill.py            (--dry_run: compile only)
 """
 
 import functools
@@ -30,7 +30,7 @@ import optax
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.ops import distill, flow, losses
-from acestep_jax.training import cached_songs, cli, listen, loop, models, updates, warmup
+from acestep_jax.training import cached_songs, cli, listen, loop, models, rehearsal, updates, warmup
 from acestep_jax.training import game as game_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import report_distill as report_lib
@@ -252,4 +252,4 @@ def main(config: Distill) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, default_config="configs/nano/distill.py")
+    cli.run(main, "configs/nano/distill.py", functools.partial(rehearsal.rehearse, make_steps))

@@ -223,7 +223,7 @@ def channel_std_ratio(generated: Array, real: Array, frame_mask: Array | None = 
     def std(x: Array) -> Array:
         mask = None if frame_mask is None else jnp.broadcast_to(frame_mask[..., None], x.shape)
         mean = losses.masked_mean(x, mask, axis=(0, 1))
-        return jnp.sqrt(losses.masked_mean((x - mean) ** 2, mask, axis=(0, 1)))
+        return jnp.sqrt(losses.masked_mean((x - mean[None, None]) ** 2, mask, axis=(0, 1)))
 
     return jnp.mean(std(generated) / jnp.maximum(std(real), 1e-6))
 

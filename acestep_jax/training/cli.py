@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 from acestep_jax import compilation
@@ -79,14 +80,28 @@ def define_flags(values: flags.FlagValues = FLAGS) -> None:
     flags.DEFINE_integer(
         "process_id", None, "Which of them this is, with --coordinator.", flag_values=values
     )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Compile every step for simulated devices, print what a run would take, and stop.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "devices", 8, "How many devices are simulated, with --dry_run.", flag_values=values
+    )
 
 
-def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
+def run(
+    main: Callable[[Any], None],
+    default_config: str | None = None,
+    rehearse: Callable[[Any], Any] | None = None,
+) -> None:
     """Runs `main(config)` with the configuration that the command line asks for.
 
     Args:
       main: the training script's entry; it finds its folder in `config.workdir`.
       default_config: the file to use without `--config`.
+      rehearse: what `--dry_run` calls in place of it, on simulated devices.
     """
     define_flags()
 
@@ -101,6 +116,9 @@ def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
         if FLAGS.help_config:
             print(describe(config))
             return
+        if FLAGS.dry_run:
+            _simulate_devices(rehearse)(config)
+            return
         compilation.enable_cache()
         with plain_errors():
             join_processes()
@@ -108,6 +126,15 @@ def run(main: Callable[[Any], None], default_config: str | None = None) -> None:
             main(config)
 
     app.run(absl_main)
+
+
+def _simulate_devices(rehearse: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    """Turns this machine into `--devices` processors, before JAX looks for others."""
+    if rehearse is None:
+        raise app.UsageError("this trainer has no --dry_run; train.distill has one.")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", FLAGS.devices)
+    return rehearse
 
 
 def join_processes() -> None:

@@ -1,0 +1,1 @@
+"""Whether the distillation does what it says, and which ingredient does what."""

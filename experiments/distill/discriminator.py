@@ -1,0 +1,29 @@
+"""Should the discriminator see latents, or hidden states of a DiT?
+
+    python -m experiments.distill.discriminator [--quick]
+
+Expected: features learn faster early, latents are cheaper. Losses and penalties, beside.
+"""
+
+from experiments.distill import players, runner
+
+ABLATION = runner.Ablation(
+    name="discriminator",
+    question="Should the discriminator see latents, or hidden states of a DiT?",
+    variants={
+        "latents": (),
+        "latents, exact R1": ("gan.r1=exact",),
+        "latents, hinge": ("gan.loss=hinge",),
+        "latents, non-saturating": ("gan.loss=nonsaturating",),
+        "features of the teacher": ("gan.layers=2,5", "gan.discriminator=features"),
+        "features of the fake score": (
+            "gan.layers=2,5",
+            "gan.discriminator=features",
+            "gan.features_of=fake",
+        ),
+    },
+    grid=players.grid((8, 4), (1.0, 3.0)),
+)
+
+if __name__ == "__main__":
+    runner.main(ABLATION)

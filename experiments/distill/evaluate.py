@@ -1,0 +1,169 @@
+"""Is the shipped student as good as its teacher, under measures that training never saw?
+
+    python -m experiments.distill.evaluate [--quick] [--student FOLDER] [--prompts 256]
+
+Held-out prompts; the reference is the teacher with 50 guided steps. For the student with 4, 6 and 8
+steps at shifts 1, 2 and 3, and the undistilled teacher with 8: the energy distance of latent
+windows and the Frechet distance of log-mel statistics to the reference, the first also as a ratio
+to the undistilled teacher's; then the diversity of seeds. All with 95 % intervals over prompts
+(measures.py); the teacher against itself, from other noise, shows how small a distance can be.
+`--quick` takes 32 prompts. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acestep_jax import compilation
+from acestep_jax.typing import Params
+from experiments.distill import measures, players
+from experiments.distill.measures import Distances, Interval, Moments
+
+STEPS, SHIFTS = (8, 6, 4), (1.0, 2.0, 3.0)
+TARGET_RATIO, TARGET_DIVERSITY = 0.5, 0.9
+
+
+class Reference(NamedTuple):
+    """The teacher's guided songs, twice from other noise, and what is known of them.
+
+    Attributes:
+      songs, again: [N, T, C].
+      within: distances within `songs`, [N, N].
+      mel: of `songs`, or None without sound.
+    """
+
+    songs: np.ndarray
+    again: np.ndarray
+    within: np.ndarray
+    mel: Moments | None
+
+
+def make_reference(
+    stage: players.Stage, *, steps: int, guidance: float, shift: float, sound: bool = True
+) -> Reference:
+    """Samples the teacher twice."""
+    first, second = (
+        players.sample(stage, stage.teacher, steps, shift, guidance=guidance, seed=seed)
+        for seed in (0, 1)
+    )
+    mel = measures.log_mel_moments(players.decode(first)) if sound else None
+    return Reference(first, second, measures.song_distances(first, first), mel)
+
+
+def judge(songs: np.ndarray, reference: Reference) -> tuple[dict[str, list[float]], Distances]:
+    """Measures one set of songs, made from noise that the reference did not begin with."""
+    count, numbers = len(songs), {}
+    pairs = measures.distances(songs, reference.songs, reference.within)
+    numbers["energy"] = rounded(measures.bootstrap(lambda w: measures.energy(pairs, w), count))
+    if reference.mel is not None:
+        theirs, ours = reference.mel, measures.log_mel_moments(players.decode(songs))
+        frechet = measures.bootstrap(lambda w: measures.frechet(ours, theirs, w), count, draws=200)
+        numbers["frechet"] = rounded(frechet)
+    return numbers, pairs
+
+
+def ratio(ours: Distances, theirs: Distances) -> Interval:
+    """Divides two energy distances to one reference, resampled together."""
+
+    def statistic(weights: np.ndarray) -> float:
+        return measures.energy(ours, weights) / measures.energy(theirs, weights)
+
+    return measures.bootstrap(statistic, len(ours.across))
+
+
+def rounded(interval: Interval) -> list[float]:
+    """Gives [value, low, high] with four digits."""
+    return [round(value, 4) for value in interval]
+
+
+def evaluate(
+    stage: players.Stage,
+    student: Params,
+    reference: Reference,
+    grid: Sequence[tuple[int, float]],
+) -> dict[str, Any]:
+    """Measures a student at every (steps, shift), beside the undistilled teacher with 8 steps."""
+    again, _ = judge(reference.again, reference)
+    rows: list[dict[str, Any]] = [{"system": "teacher again", **again}]
+    undistilled = {}
+    for shift in sorted({shift for _, shift in grid}):
+        songs = players.sample(stage, stage.teacher, 8, shift, seed=2)
+        numbers, undistilled[shift] = judge(songs, reference)
+        rows.append({"system": "undistilled", "steps": 8, "shift": shift, **numbers})
+        print(line(rows[-1]), flush=True)
+    for steps, shift in grid:
+        songs = players.sample(stage, student, steps, shift, seed=2)
+        numbers, pairs = judge(songs, reference)
+        share = {"ratio": rounded(ratio(pairs, undistilled[shift]))}
+        rows.append({"system": "student", "steps": steps, "shift": shift, **numbers, **share})
+        print(line(rows[-1]), flush=True)
+    return {"rows": rows, "diversity": diversity(stage, student, reference)}
+
+
+def diversity(stage: players.Stage, student: Params, reference: Reference) -> list[float]:
+    """Compares how far two seeds of a prompt are apart: the student with 8 steps at shift 3."""
+    two = [players.sample(stage, student, 8, 3.0, seed=seed) for seed in (2, 3)]
+    ours = measures.seed_distances(*two)
+    theirs = measures.seed_distances(reference.songs, reference.again)
+    count = len(ours)
+    return rounded(measures.bootstrap(lambda w: measures.diversity(ours, theirs, w), count))
+
+
+def verdict(found: Mapping[str, Any]) -> dict[str, bool]:
+    """Holds the numbers against the targets: half the distance at 8 steps, diversity kept."""
+    eight = [row for row in found["rows"] if row["system"] == "student" and row["steps"] == 8]
+    return {
+        "at most half as far as the undistilled": all(
+            row["ratio"][0] <= TARGET_RATIO for row in eight
+        ),
+        "diversity kept": found["diversity"][0] >= TARGET_DIVERSITY,
+    }
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Writes a row for people."""
+    numbers = (
+        f"{k} {v[0]:.4f} ({v[1]:.4f} to {v[2]:.4f})" for k, v in row.items() if type(v) is list
+    )
+    place = f"{row['steps']} steps, shift {row['shift']:g}: " if "steps" in row else ""
+    return f"{row['system']}, {place}{'; '.join(numbers)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Evaluates, prints a line a row, and one JSON object last."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="32 prompts, within five minutes")
+    parser.add_argument("--teacher", default=players.TEACHER)
+    parser.add_argument("--student", default=players.STUDENT)
+    parser.add_argument("--shards", default="", help="of the prompts; those in the package")
+    parser.add_argument("--prompts", type=int, default=0, help="256, or 32 with --quick")
+    parser.add_argument("--teacher_steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=2.0, help="that the student absorbed")
+    parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
+    parser.add_argument("--shifts", type=float, nargs="*", default=SHIFTS)
+    parser.add_argument("--no_sound", action="store_true", help="leave the Frechet distance out")
+    options = parser.parse_args(arguments)
+    compilation.enable_cache()
+    begin, prompts = time.monotonic(), options.prompts or (32 if options.quick else 256)
+    student = players.load_student(options.student)
+    stage = players.open_stage(options.teacher, prompts, min(16, prompts), options.shards)
+    reference = make_reference(
+        stage,
+        steps=options.teacher_steps,
+        guidance=options.guidance,
+        shift=3.0,
+        sound=not options.no_sound,
+    )
+    found = evaluate(stage, student, reference, players.grid(options.steps, options.shifts))
+    found |= {"prompts": prompts, "targets": verdict(found)}
+    found["seconds"] = round(time.monotonic() - begin, 1)
+    print(json.dumps(found))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What the ablations share: train every variant with every seed, measure, and keep the numbers.
+
+An ablation is a file with a question, and a line a variant: a name and the fields of the nano
+recipe that it changes, as `--set` would. Variants of one seed see the same songs and begin at the
+same networks. A run that stopped goes on where it was; a measured one is not run again.
+
+    python -m experiments.distill.shift_law [--quick] [--seeds 0 1 2] [--variants joint]
+
+Results are `results/<file>.json`, and from it a table and a plot: the energy distance to the
+guided teacher over that of the undistilled one (measures.py), mean and 95 % interval over seeds by
+Student's t. An ordering is called shown only if the intervals do not overlap.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from acestep_jax import compilation
+from acestep_jax.training import cli, files
+from acestep_jax.training.overrides import override
+from acestep_jax.training.recipes.distill import Distill
+from configs.nano import distill as recipe
+from experiments.distill import evaluate, players
+from experiments.distill.dots import Row, dot_plot
+from train import distill
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Two-sided 95 % points of Student's t by the number of seeds."""
+SIZE = ("num_steps=160", "save_every=80")
+QUICK = (
+    *("warmup.steps=1", "warmup.updates=1", "warmup.teacher_steps=2", "warmup.critic_steps=1"),
+    *("num_steps=4", "critic_steps=1", "save_every=4", "data.batch_size=2", "data.num_frames=32"),
+)
+SILENT = (
+    *("model.vae_weights=", "model.export_dtype=float32", "evaluation.num_items=2"),
+    *("evaluation.teacher_steps=2", "evaluation.student_steps=2,"),
+)
+"""Runs are measured here, not by their own reports."""
+
+
+class Ablation(NamedTuple):
+    """One question.
+
+    Attributes:
+      name: of the file.
+      question: of the table.
+      variants: {name: fields changed, as `--set` takes them}.
+      grid: (steps, shift) at which students are measured.
+    """
+
+    name: str
+    question: str
+    variants: Mapping[str, tuple[str, ...]]
+    grid: Sequence[tuple[int, float]]
+
+
+def plan(changes: Sequence[str], seed: int, workdir: pathlib.Path, quick: bool) -> Distill:
+    """Gives the run of one variant and seed."""
+    size = QUICK if quick else SIZE
+    config = override(recipe.get_config(), [*size, *SILENT, *changes, f"seed={seed}"])
+    return dataclasses.replace(config, workdir=str(workdir))
+
+
+def train(config: Distill) -> float:
+    """Runs a variant to its end, or what is left of it; gives processor seconds."""
+    begin = time.process_time()
+    cli.prepare_workdir(config)
+    distill.main(config)
+    return time.process_time() - begin
+
+
+class Judge:
+    """Measures students on the same prompts and noise; the references are sampled once."""
+
+    def __init__(self, grid: Sequence[tuple[int, float]], quick: bool) -> None:
+        """Samples the teacher, guided and not."""
+        prompts, steps = (4, 4) if quick else (64, 50)
+        self._grid, guidance = list(grid), recipe.get_config().guidance_scale
+        self._stage = players.open_stage(players.TEACHER, prompts, min(16, prompts))
+        self._reference = evaluate.make_reference(
+            self._stage, steps=steps, guidance=guidance, shift=3.0, sound=False
+        )
+        teacher = self._stage.teacher
+        self._undistilled = {
+            shift: self._distances(teacher, 8, shift) for shift in {s for _, s in self._grid}
+        }
+
+    def __call__(self, student: str) -> dict[str, float]:
+        """Gives {"8 steps, shift 3": share of the undistilled teacher's distance, ...}."""
+        params, found = players.load_student(student), {}
+        for steps, shift in self._grid:
+            share = evaluate.ratio(self._distances(params, steps, shift), self._undistilled[shift])
+            found[f"{steps} steps, shift {shift:g}"] = round(share.value, 5)
+        spread = evaluate.diversity(self._stage, params, self._reference)
+        return {**found, "diversity": spread[0]}
+
+    def _distances(self, params: Any, steps: int, shift: float) -> evaluate.Distances:
+        songs = players.sample(self._stage, params, steps, shift, seed=2)
+        return evaluate.judge(songs, self._reference)[1]
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Gives {variant: {measure: [mean, low, high]}}; one seed has no interval."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        own = [row["measures"] for row in rows if row["variant"] == name]
+        found[name] = {key: _interval([row[key] for row in own]) for key in own[0]}
+    return found
+
+
+def _interval(values: Sequence[float]) -> list[float]:
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return [round(mean, 4)] * 3
+    half = STUDENT_T[min(count, 5)] * float(np.std(values, ddof=1)) / count**0.5
+    return [round(x, 4) for x in (mean, mean - half, mean + half)]
+
+
+def verdict(summary: Mapping[str, Mapping[str, Sequence[float]]], measure: str) -> str:
+    """Names the best variant of a measure, if its interval lies below all others."""
+    order = sorted(summary, key=lambda name: summary[name][measure][0])
+    best, *others = order
+    if all(summary[best][measure][2] < summary[name][measure][1] for name in others):
+        return f"{measure}: {best} is best"
+    return f"{measure}: no order shown ({best} has the smallest mean)"
+
+
+def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes the results as Markdown."""
+    summary = summarise(rows)
+    measures = list(next(iter(summary.values())))
+    lines = [f"# {ablation.question}", ""]
+    lines += [f"| variant | seeds | CPU min | {' | '.join(measures)} |"]
+    lines += ["|" + "---|" * (3 + len(measures))]
+    for name, numbers in summary.items():
+        own = [row for row in rows if row["variant"] == name]
+        minutes = np.mean([row["seconds"] for row in own]) / 60
+        cells = [f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in numbers.values()]
+        lines += [f"| {name} | {len(own)} | {minutes:.1f} | {' | '.join(cells)} |"]
+    places = [measure for measure in measures if measure != "diversity"]
+    return "\n".join([*lines, "", *(f"- {verdict(summary, m)}" for m in places), ""])
+
+
+def keep(ablation: Ablation, rows: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> None:
+    """Writes numbers, table and plot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ablation.name
+    files.write_atomically(path.with_suffix(".json"), json.dumps(list(rows), indent=1) + "\n")
+    files.write_atomically(path.with_suffix(".md"), table(ablation, rows))
+    dots = [
+        Row(f"{name}, {measure}", *numbers)
+        for name, found in summarise(rows).items()
+        for measure, numbers in found.items()
+        if measure != "diversity"
+    ]
+    files.write_atomically(path.with_suffix(".svg"), dot_plot(ablation.question, dots))
+
+
+def main(ablation: Ablation, arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Runs what is not in the results yet; prints the table, and the rows as JSON last."""
+    parser = argparse.ArgumentParser(description=ablation.question)
+    parser.add_argument("--quick", action="store_true", help="one seed, a few steps, in minutes")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="*", default=list(ablation.variants))
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/ablations"))
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    compilation.enable_cache()
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    results = options.runs / "quick" if options.quick else options.results
+    known = results / f"{ablation.name}.json"
+    rows = json.loads(known.read_text()) if known.exists() else []
+    judge = Judge(ablation.grid, options.quick)
+    for seed in seeds:
+        for name in options.variants:
+            if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
+                continue
+            quick = "-quick" if options.quick else ""
+            workdir = options.runs / f"{ablation.name}-{name.replace(' ', '_')}-{seed}{quick}"
+            config = plan(ablation.variants[name], seed, workdir, options.quick)
+            seconds = train(config)
+            measured = judge(str(workdir / "export" / "model"))
+            rows.append({"variant": name, "seed": seed, "seconds": seconds, "measures": measured})
+            keep(ablation, rows, results)
+            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+            print(json.dumps(rows[-1]), flush=True)
+    print(table(ablation, rows))
+    print(json.dumps(rows))
+    return rows

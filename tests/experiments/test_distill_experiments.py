@@ -1,0 +1,146 @@
+"""The measures that judge a student, against laws whose distance is known; and the ablations."""
+
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from acestep_jax.training.overrides import override
+from configs.nano import distill as recipe
+from experiments.distill import dots, evaluate, measures, runner
+from experiments.distill.measures import Moments
+
+FOLDER = pathlib.Path(runner.__file__).parent
+SHARED = {"__init__", "dots", "evaluate", "measures", "players", "ring", "runner"}
+ABLATIONS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SHARED)
+
+
+def _songs(mean, std, seed, count=40, frames=16):
+    noise = np.random.default_rng(seed).standard_normal((count, frames, 2))
+    return (mean + std * noise).astype(np.float32)
+
+
+def test_equal_laws_are_no_distance_apart_and_others_what_integration_gives():
+    one, same, wide = _songs(0, 1, 0), _songs(0, 1, 1), _songs(3, 1, 2)
+    ones = np.ones(40)
+    assert abs(measures.energy(measures.distances(one, same), ones)) < 0.02
+    # windows of 16 numbers, normalised: |x - y| -> sqrt(2) within, sqrt(2 + 9) across
+    expected = 2 * np.sqrt(11) - 2 * np.sqrt(2)
+    found = measures.energy(measures.distances(wide, one), ones)
+    np.testing.assert_allclose(found, expected, rtol=0.05)  # fluctuations of 16 numbers
+
+
+def test_pairs_of_one_prompt_do_not_count():
+    songs = _songs(0, 1, 0)
+    close = songs + 1e-3  # each song beside itself: zero distance where prompts agree
+    found = measures.energy(measures.distances(close, songs), np.ones(40))
+    assert abs(found) < 1e-3
+
+
+def test_a_prompt_that_is_drawn_twice_counts_twice():
+    x, y = _songs(0, 1, 0, count=4), _songs(1, 1, 1, count=4)
+    weights = np.array([2.0, 1.0, 0.0, 1.0])
+    pairs = measures.distances(x, y)
+    picked = [0, 0, 1, 3]
+    blocks = [block[np.ix_(picked, picked)] for block in pairs]
+    counted = np.array([[a != b for b in picked] for a in picked])
+    across, ours, theirs = (block[counted].mean() for block in blocks)
+    np.testing.assert_allclose(measures.energy(pairs, weights), 2 * across - ours - theirs)
+
+
+def _moments(frames):
+    products = np.einsum("NFM,NFK->NMK", frames, frames)
+    return Moments(np.full(len(frames), frames.shape[1]), frames.sum(1), products)
+
+
+def test_the_frechet_distance_of_two_gaussians_is_that_of_their_means_and_deviations():
+    rng = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    x = rng.standard_normal((20, 5000, 3)) * [1, 2, 3] @ turn
+    y = rng.standard_normal((20, 5000, 3)) * [2, 2, 1] @ turn + [1, 0, 2]
+    expected = 1 + 4 + (2 - 1) ** 2 + 0 + (3 - 1) ** 2  # one basis: differences of deviations
+    found = measures.frechet(_moments(x), _moments(y), np.ones(20))
+    np.testing.assert_allclose(found, expected, rtol=0.03)  # 100,000 frames
+    assert abs(measures.frechet(_moments(x), _moments(x), np.ones(20))) < 1e-6
+
+
+def test_mel_moments_are_those_of_all_frames_and_follow_the_level():
+    noise = 0.1 * np.random.default_rng(0).standard_normal((2, 24_000, 2))
+    loud, soft = (measures.log_mel_moments(x) for x in (noise, 0.1 * noise))
+    means = [m.sums / m.counts[:, None] for m in (loud, soft)]
+    assert means[0].shape == (2, measures.MELS)
+    np.testing.assert_allclose(means[0] - means[1], 2.0, atol=1e-3)  # powers: a hundredth
+
+
+def test_intervals_hold_the_mean_of_what_was_drawn():
+    values = np.random.default_rng(0).normal(5.0, 1.0, 100)
+    found = measures.bootstrap(lambda w: float(np.average(values, weights=w)), 100)
+    np.testing.assert_allclose(found.value, values.mean())
+    half = 1.96 * values.std() / 10
+    np.testing.assert_allclose(
+        [found.low, found.high], [found.value - half, found.value + half], atol=0.04
+    )
+
+
+def test_diversity_is_the_ratio_of_distances_between_seeds():
+    teacher = measures.seed_distances(_songs(0, 1, 0), _songs(0, 1, 1))
+    student = measures.seed_distances(_songs(0, 0.5, 2), _songs(0, 0.5, 3))
+    found = measures.diversity(student, teacher, np.ones(40))
+    np.testing.assert_allclose(found, 0.5, rtol=0.03)
+
+
+def test_a_student_nearer_than_half_passes_and_another_fails():
+    def found(ratio, diversity):
+        row = {"system": "student", "steps": 8, "ratio": [ratio, 0, 1]}
+        return evaluate.verdict({"rows": [row], "diversity": [diversity, 0, 1]})
+
+    assert all(found(0.3, 0.95).values())
+    assert not any(found(0.6, 0.8).values())
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_asks_one_question_and_its_variants_can_be_built(name):
+    module = importlib.import_module(f"experiments.distill.{name}")
+    ablation = module.ABLATION
+    assert ablation.name == name
+    assert module.__doc__.startswith(ablation.question) and ablation.question.endswith("?")
+    plans = []
+    for changes in ablation.variants.values():
+        for quick in (False, True):
+            config = runner.plan(changes, 1, pathlib.Path("somewhere"), quick)
+            assert config.seed == 1 and not config.model.vae_weights
+        plans.append(override(recipe.get_config(), list(changes)))
+    assert len(set(plans)) == len(plans) > 1, "two variants are the same"
+
+
+ROWS = [
+    {"variant": name, "seed": seed, "seconds": 60.0, "measures": {"8 steps": x, "diversity": 1.0}}
+    for name, mean in (("one", 0.1), ("other", 0.5))
+    for seed, x in enumerate((mean - 0.01, mean, mean + 0.01))
+]
+
+
+def test_an_order_is_shown_only_where_intervals_do_not_overlap():
+    summary = runner.summarise(ROWS)
+    mean, low, high = summary["one"]["8 steps"]
+    half = 4.303 * 0.01 / 3**0.5  # Student's t with two degrees of freedom
+    np.testing.assert_allclose([mean, low, high], [0.1, 0.1 - half, 0.1 + half], atol=1e-4)
+    assert runner.verdict(summary, "8 steps") == "8 steps: one is best"
+    near = [row | {"measures": {"8 steps": row["seed"] + 0.0, "diversity": 1.0}} for row in ROWS]
+    assert "no order shown" in runner.verdict(runner.summarise(near), "8 steps")
+
+
+def test_results_are_kept_as_numbers_table_and_plot(tmp_path):
+    ablation = runner.Ablation("toy", "Is one better?", {"one": (), "other": ()}, ((8, 1.0),))
+    runner.keep(ablation, ROWS, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"toy.json", "toy.md", "toy.svg"}
+    text = (tmp_path / "toy.md").read_text()
+    assert "| one | 3 | 1.0 | 0.100 (0.075 to 0.125) | 1.000" in text
+    assert "- 8 steps: one is best" in text
+
+
+def test_a_plot_has_a_dot_and_a_bar_a_row():
+    drawn = dots.dot_plot("A & B", [dots.Row("a", 0.5, 0.2, 0.9), dots.Row("b", 1.5, 1.0, 2.0)])
+    assert drawn.count("<circle") == 2 and "A &amp; B" in drawn
+    assert 'stroke="#888"' in drawn  # where both would be equal
