@@ -76,6 +76,13 @@ def test_a_first_phase_without_anything_to_think_about_is_skipped():
     assert none.thought == chat.EMPTY_THOUGHT and none.blueprint == Blueprint()
 
 
+def test_briefs_that_differ_in_their_seed_alone_may_share_a_plan():
+    briefs = [BRIEFS[1], dataclasses.replace(BRIEFS[1], seed=8)]
+    one, two = planner().generate(briefs, share_plan=True)
+    assert one.blueprint == two.blueprint == plans()[1].blueprint
+    assert one.codes != two.codes and one.codes == plans()[1].codes
+
+
 def test_fields_that_are_not_wanted_are_not_written():
     plans = planner().generate(BRIEFS, write_caption=False, write_language=False, sing=False)
     for plan in plans:

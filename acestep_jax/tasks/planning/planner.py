@@ -250,39 +250,39 @@ class Planner:
         write_caption: bool = True,
         write_language: bool = True,
         sing: bool = True,
+        share_plan: bool = False,
     ) -> list[Plan]:
         """Plans songs: metadata, then codes.
 
         Args:
-          briefs: any number; equal prompts are run once.
+          briefs: any number.
           drawing: how tokens are drawn.
           think: fill in the metadata that are not given.
           write_caption: let the plan hold a caption of its own.
           write_language: let it name the language.
           sing: write codes; else the plan is all.
+          share_plan: think once for briefs that differ in their seed alone, by the first one's, as
+            the release does; each still has codes of its own.
 
         Raises:
           BadRequest: for values that no blueprint holds, or text beyond the context.
         """
         drawing = drawing or Drawing()
-        skip = ["genres"] + ["caption"] * (not write_caption) + ["language"] * (not write_language)
         for brief in briefs:
             grammar.check_given(brief.given, self.book.rules)
-        ponder = [i for i, b in enumerate(briefs) if think and not set(_ALL_FOUR) <= {*b.given}]
-        programs = [self.book.program(given=briefs[i].given, skip=skip) for i in ponder]
-        prompts = [chat.plan_prompt(briefs[i].caption, briefs[i].lyrics) for i in ponder]
-        seeds = [briefs[i].seed for i in ponder]
-        passages = self._write(prompts, programs, seeds, drawing, 0)
-        planned = dict(zip(ponder, passages, strict=True))
-        blueprints = [self._blueprint(b, planned.get(i)) for i, b in enumerate(briefs)]
+        skip = ["genres"] + ["caption"] * (not write_caption) + ["language"] * (not write_language)
+        first = _first_alike(briefs) if share_plan else list(range(len(briefs)))
+        planned: list[Passage | None] = [None] * len(briefs)
+        if think:
+            planned = self._think(briefs, drawing, skip, first)
+        blueprints = [self._blueprint(b, own) for b, own in zip(briefs, planned, strict=True)]
         thoughts = [blueprint_lib.write_cot(own.known()) for own in blueprints]
         sung: Sequence[Passage | None] = [None] * len(briefs)
         if sing:
             lengths = [b.seconds or own.duration for b, own in zip(briefs, blueprints, strict=True)]
             sung = self._sing(briefs, thoughts, lengths, drawing)
-        codes = [self.vocabulary.codes(s.tokens) if s else () for s in sung]
-        first = map(planned.get, range(len(briefs)))
-        rows = zip(blueprints, codes, thoughts, first, sung, strict=True)
+        codes = [self.vocabulary.codes(own.tokens) if own else () for own in sung]
+        rows = zip(blueprints, codes, thoughts, planned, sung, strict=True)
         return [Plan(*row) for row in rows]
 
     def inspire(
@@ -343,6 +343,28 @@ class Planner:
         fields = blueprint_lib.parse_fields(blueprint_lib.reasoning_of(text))
         own = Blueprint.of(fields | dict(given))
         return Sample(own, blueprint_lib.parse_lyrics(text), False, passage)
+
+    def _think(
+        self, briefs: Sequence[Brief], drawing: Drawing, skip: Sequence[str], first: Sequence[int]
+    ) -> list[Passage | None]:
+        """Writes the thoughts of the briefs that leave something open.
+
+        Args:
+          briefs, drawing: as in `generate`.
+          skip: fields that no thought holds.
+          first: of every brief the one whose thought it takes.
+        """
+        open_ = [i for i, brief in enumerate(briefs) if not set(_ALL_FOUR) <= {*brief.given}]
+        chosen = [i for i in open_ if first[i] == i]
+        passages = self._write(
+            [chat.plan_prompt(briefs[i].caption, briefs[i].lyrics) for i in chosen],
+            [self.book.program(given=briefs[i].given, skip=skip) for i in chosen],
+            [briefs[i].seed for i in chosen],
+            drawing,
+            text_tokens=0,
+        )
+        own = dict(zip(chosen, passages, strict=True))
+        return [own[first[i]] if i in open_ else None for i in range(len(briefs))]
 
     def _blueprint(self, brief: Brief, planned: Passage | None) -> Blueprint:
         if planned is None:
@@ -451,6 +473,12 @@ class Planner:
     @functools.cached_property
     def _tables(self) -> grammar_lib.Grammar:
         return jax.tree.map(jnp.asarray, self.book.tables)
+
+
+def _first_alike(briefs: Sequence[Brief]) -> list[int]:
+    """Gives, for every brief, the first one that asks for the same."""
+    asked = [(brief.caption, brief.lyrics, dict(brief.given)) for brief in briefs]
+    return [asked.index(own) for own in asked]
 
 
 def _keys(seeds: Sequence[int], phase: int) -> Key:
