@@ -19,6 +19,7 @@ checkpoint of a run (evaluation, export, report) is cut off: it changes no state
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import pathlib
 import random
@@ -26,7 +27,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -38,6 +39,8 @@ FARTHEST = 3  # steps from the start of a life to its end
 DELAY_SECONDS = 0.3  # at most, from a step to the blow; 0.05 in a save
 
 FLAGS = flags.FLAGS
+
+Digests = Callable[[int], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,8 @@ def reached(workdir: pathlib.Path) -> int:
     return max(newest(workdir), steps_logged(workdir))
 
 
-def run_in_peace(trainer: Trainer, workdir: pathlib.Path, keep: Sequence[str]) -> dict[int, str]:
-    """Runs from start to end; gives the digest of the state of every step.
+def run_in_peace(trainer: Trainer, workdir: pathlib.Path, keep: Sequence[str]) -> Digests:
+    """Runs from start to end; gives the digest of the state after any step.
 
     Args:
       trainer: the run.
@@ -69,8 +72,7 @@ def run_in_peace(trainer: Trainer, workdir: pathlib.Path, keep: Sequence[str]) -
     life.end(signal.SIGKILL)
     if not done:
         raise RuntimeError(f"{trainer.name} does not run:\n{life.last_words()}")
-    steps = checkpoint.steps_on_disk(workdir)
-    return {step: checkpoint.digest(workdir, step) for step in steps}
+    return functools.cache(functools.partial(checkpoint.digest, workdir))
 
 
 def strike(trainer: Trainer, workdir: pathlib.Path, way: str, rng: random.Random) -> Outcome | None:
@@ -95,15 +97,15 @@ def strike(trainer: Trainer, workdir: pathlib.Path, way: str, rng: random.Random
     return Outcome(f"{story}, in the middle of a save" if saving else story, "")
 
 
-def compare(workdir: pathlib.Path, expected: Mapping[int, str]) -> str:
+def compare(workdir: pathlib.Path, expected: Digests) -> str:
     """Says what is wrong with a run's newest checkpoint; "" if nothing, or if there is none."""
     step = newest(workdir)
-    if not step or checkpoint.digest(workdir, step) == expected[step]:
+    if not step or checkpoint.digest(workdir, step) == expected(step):
         return ""
     return f"the state after step {step} is another one"
 
 
-def run_to_end(trainer: Trainer, workdir: pathlib.Path, expected: Mapping[int, str]) -> str:
+def run_to_end(trainer: Trainer, workdir: pathlib.Path, expected: Digests) -> str:
     """Starts a run for the last time; says what is wrong with its end."""
     life = Life(trainer, workdir)
     done = life.wait_for(lambda: is_saved(workdir, trainer.num_steps))
@@ -114,7 +116,7 @@ def run_to_end(trainer: Trainer, workdir: pathlib.Path, expected: Mapping[int, s
 
 
 def kills(
-    trainer: Trainer, folder: pathlib.Path, seed: str, expected: Mapping[int, str]
+    trainer: Trainer, folder: pathlib.Path, seed: str, expected: Digests
 ) -> Iterator[Outcome]:
     """Kills a run until it comes to its end, or is found broken; then begins another, for ever.
 
@@ -172,14 +174,15 @@ def main(argv: Sequence[str]) -> None:
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for trainer in discover(FLAGS.trainers):
-            place, begun = pathlib.Path(folder) / trainer.name, time.monotonic()
+            place, before = pathlib.Path(folder) / trainer.name, Life.processor_seconds()
             place.mkdir()
             keep = ("--set", "keep=1000")
             for outcome in trials(trainer, FLAGS.kills, FLAGS.seed, place, FLAGS.jobs, keep):
                 passed, failed = passed + (not outcome.problem), failed + bool(outcome.problem)
                 verdict = f"FAILED: {outcome.problem}" if outcome.problem else "passed"
                 print(f"{trainer.name}: {outcome.story}: {verdict}", flush=True)
-            print(f"{trainer.name}: {time.monotonic() - begun:.0f} s", flush=True)
+            spent = Life.processor_seconds() - before
+            print(f"{trainer.name}: {spent:.0f} s of processor time in its lives", flush=True)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

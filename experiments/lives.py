@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from acestep_jax import compilation
 from acestep_jax.training import checkpoint, cli
@@ -118,6 +118,8 @@ def _config_file(name: str, num_steps: int) -> pathlib.Path:
 class Life:
     """One process of a run."""
 
+    _spent: ClassVar[list[float]] = []
+
     def __init__(
         self,
         trainer: Trainer,
@@ -159,9 +161,15 @@ class Life:
     def end(self, number: signal.Signals | None = None) -> int:
         """Sends a signal, if any, and gives the status that the process ends with."""
         if number is not None and self._process.exitcode is None:
+            self._spent.append(_processor_seconds(self._process.pid))
             os.kill(self._process.pid, number)
         self._process.join()
         return self._process.exitcode
+
+    @staticmethod
+    def processor_seconds() -> float:
+        """Gives the processor time of all lives that were ended so far; 0 where Linux is not."""
+        return sum(Life._spent)
 
     def last_words(self) -> str:
         """Gives the end of what the process printed."""
@@ -181,6 +189,17 @@ def _start_server() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Who is killed leaves semaphores behind, which would be told at the end
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
+
+
+def _processor_seconds(pid: int) -> float:
+    """Reads how long a process has computed."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _live(module: str, arguments: Sequence[str], num_devices: int, log: str) -> None:

@@ -41,7 +41,7 @@ from jax.experimental import multihost_utils
 from acestep_jax.data.batch import Batch
 from acestep_jax.ops import codes as codes_lib
 from acestep_jax.ops import losses, timesteps
-from acestep_jax.training import cli, listen, loop, models, optim
+from acestep_jax.training import cli, loop, models, optim
 from acestep_jax.training import codec as codec_lib
 from acestep_jax.training import hints as hints_lib
 from acestep_jax.training import mesh as mesh_lib
@@ -240,20 +240,6 @@ def start_codec(config: TrainTokenizer, codec: Codec, params: Params) -> Params:
     return codec.start_on(params, multihost_utils.process_allgather(songs, tiled=True))
 
 
-def open_listener(
-    setting: Setting, mesh: jax.sharding.Mesh
-) -> Callable[[Params], dict[str, np.ndarray]]:
-    """Opens held-out songs to be heard as covers of themselves: what their codes keep."""
-    config, codec = setting.config, setting.codec
-    covers = dataclasses.replace(config.data, tasks=(("cover", 1.0),))
-    return listen.open_listener(
-        dataclasses.replace(config, data=covers),
-        codec.networks,
-        mesh,
-        silence_latent=jnp.asarray(codec.silence_latent[None]),
-    )
-
-
 def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
     """Trains through the stages and evaluates; a run that is done is only evaluated.
 
@@ -279,7 +265,7 @@ def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
         state, start = run.restore_or_init(init, shardings, batches)
         places, shapes = shardings(jax.eval_shape(init)), jax.eval_shape(lambda: params)
         evaluate, steps = hints_lib.make_evaluate(setting), {}
-        listener = open_listener(setting, mesh)
+        listener = hints_lib.open_listener(setting, mesh)
 
         def all_parts() -> Params:
             best = [state.best(name) for name in state.params]

@@ -20,7 +20,7 @@ from acestep_jax.data.batch import Batch
 from acestep_jax.ops import codes as codes_lib
 from acestep_jax.ops import losses
 from acestep_jax.tasks import condition
-from acestep_jax.training import models
+from acestep_jax.training import listen, models
 from acestep_jax.training import scene as scene_lib
 from acestep_jax.training.codec import Codec
 from acestep_jax.training.recipes.tokenizer import TrainTokenizer
@@ -54,6 +54,20 @@ def velocity_errors(setting: Setting, parts: Params, scene: Scene, t: Array, noi
     """Evaluates (2) at every frame, at times t [B]: [B, T]."""
     networks = setting.codec.networks
     return scene_lib.velocity_errors(networks, parts["dit"], scene, scene.real, noise, t)
+
+
+def open_listener(
+    setting: Setting, mesh: jax.sharding.Mesh
+) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Opens held-out songs to be heard as covers of themselves: what their codes keep."""
+    config, codec = setting.config, setting.codec
+    covers = dataclasses.replace(config.data, tasks=(("cover", 1.0),))
+    return listen.open_listener(
+        dataclasses.replace(config, data=covers),
+        codec.networks,
+        mesh,
+        silence_latent=jnp.asarray(codec.silence_latent[None]),
+    )
 
 
 # Measuring ----------------------------------------------------------------------------------------

@@ -23,17 +23,15 @@ def expected(trainer, tmp_path_factory):
 
 @pytest.mark.timeout(900)
 def test_a_killed_run_passes_if_it_goes_on_as_one_in_peace(trainer, expected, tmp_path):
-    assert list(expected) == list(range(1, NUM_STEPS + 1))
-    assert len(set(expected.values())) == NUM_STEPS  # another state, another digest
+    assert len({expected(step) for step in (1, 2, NUM_STEPS)}) == 3  # other states, other digests
     outcomes = list(itertools.islice(faults.kills(trainer, tmp_path, "0", expected), 2))
     assert [outcome.problem for outcome in outcomes] == ["", ""]
     assert all(outcome.story.partition(" ")[0] in faults.WAYS for outcome in outcomes)
 
 
 @pytest.mark.timeout(900)
-def test_a_run_that_ends_elsewhere_is_found_out(trainer, expected, tmp_path):
-    wrong = dict.fromkeys(expected, "another state")
-    outcome = next(faults.kills(trainer, tmp_path, "0", wrong))
+def test_a_run_that_ends_elsewhere_is_found_out(trainer, tmp_path):
+    outcome = next(faults.kills(trainer, tmp_path, "0", lambda step: f"another state of {step}"))
     assert "is another one" in outcome.problem
 
 
