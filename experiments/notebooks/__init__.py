@@ -1,0 +1,1 @@
+"""Notebooks, the program that executes them, and what they measure with."""
