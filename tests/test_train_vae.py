@@ -23,6 +23,7 @@ from train import vae as train_vae
 def workdir(tmp_path_factory) -> pathlib.Path:
     """The folder of a whole quick run."""
     folder = tmp_path_factory.mktemp("quick")
+    jax.clear_caches()  # then its programs are those that tests/test_configs.py compiles
     train_vae.main(dataclasses.replace(nano.get_config(quick=True), workdir=str(folder)))
     return folder
 
