@@ -21,6 +21,8 @@ from typing import Any
 from acestep_jax import compilation, songfiles, units
 from acestep_jax.songfiles import BadCall
 from acestep_jax.tasks.pipeline import Pipeline
+from acestep_jax.tasks.planning import think
+from acestep_jax.tasks.planning.planner import Planner
 from acestep_jax.tasks.request import Request
 from acestep_jax.tasks.settings import Settings
 
@@ -49,6 +51,8 @@ def main(
         )
         if adapters:
             pipe = pipe.with_adapters(*adapters, merge=arguments.merge_lora)
+        if arguments.think is not None:
+            requests, entries = _think(arguments, requests, entries)
         settings = _settings(pipe.settings, arguments)
         songs = pipe.generate(requests, settings=settings, progress=Bars())
         for song, out, entry in zip(songs, outs, entries, strict=True):
@@ -92,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=pathlib.Path, required=True, help="file; a folder for several songs")
     add("--lora", nargs="*", default=[], metavar="PATH[:WEIGHT]", help="LoRA or LoKr, several")
     add("--merge_lora", action="store_true", help="add LoRA to the kernels: quicker sampling")
+    add("--think", nargs="?", const="", metavar="PLANNER", help="let a planner fill in the request")
     add("--caption", default="")
     add("--lyrics_file", type=pathlib.Path)
     add("--instrumental", action="store_true")
@@ -115,6 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--rule", help="guidance: none, cfg, apg, adg")
     add("--guidance", type=float)
     return parser
+
+
+def _think(
+    arguments: argparse.Namespace, requests: list[Request], entries: list[dict[str, Any]]
+) -> tuple[list[Request], list[dict[str, Any]]]:
+    """Lets a planner fill requests in and write their codes; what it chose joins the entries."""
+    folder = think.find_planner(arguments.think, arguments.model)
+    planned = think.plan_requests(Planner.load(folder, dtype=arguments.dtype), requests)
+    pairs = zip(entries, requests, planned, strict=True)
+    return planned, [entry | think.changes(old, new) for entry, old, new in pairs]
 
 
 def read_adapter(text: str) -> tuple[str, float]:

@@ -15,6 +15,7 @@ The last line is one JSON object.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import pathlib
@@ -41,6 +42,8 @@ from experiments.music import statistics
 from experiments.planner.baselines import Counts
 
 SHIPPED = pathlib.Path(acestep_jax.__file__).parent / "assets/nano/planner"
+LYRIC_TOKENS = 256
+"""Room for the lyrics of a clip; a smaller cache is read faster."""
 _BPM = re.compile(r"(\d{2,3}) ?bpm", re.IGNORECASE)
 _KEY = re.compile(r"\b([A-G][#b]?) (major|minor)\b")
 
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quick", action="store_true", help="fewer songs: minutes on two cores")
     parser.add_argument("--silent", action="store_true", help="leave the sound out")
     arguments = parser.parse_args(argv)
-    planner = Planner.load(arguments.planner)
+    planner = dataclasses.replace(Planner.load(arguments.planner), lyric_tokens=LYRIC_TOKENS)
     folders = sources.resolve_folders(arguments.shards)
     train, held = sources.Songs(folders, "train"), sources.Songs(folders, "validation")
     counts = Counts(

@@ -1,6 +1,7 @@
 """How many tokens a second does the planner write, and beside transformers?
 
-    python -m experiments.planner.speed [--preset planner_nano] [--batch 1 8] [--against transformers]
+    python -m experiments.planner.speed [--preset planner_nano] [--batch 1 8]
+                                       [--against transformers]
 
 Random weights at the preset's sizes. Timed are the loops that planning goes through, compiled and
 warm: a fixed number of audio codes (`codes`), and as many tokens without any grammar (`free`). With

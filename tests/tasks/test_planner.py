@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 
 import numpy as np
 import pytest
+import soundfile
 
+from acestep_jax import generate
 from acestep_jax.tasks.planning import blueprint, chat, think
 from acestep_jax.tasks.planning.blueprint import Blueprint
 from acestep_jax.tasks.planning.grammar import Rulebook
@@ -229,6 +232,24 @@ def test_a_request_is_filled_in_and_keeps_what_was_given():
 def test_a_plan_that_no_request_may_hold_is_refused():
     with pytest.raises(BadRequest, match="the plan cannot be followed: duration is 5"):
         think.filled(Request(caption="ska"), made(duration=5))
+
+
+def test_the_command_thinks_before_it_makes(tmp_path):
+    out = tmp_path / "a.flac"
+    words = ["--caption", "a waltz", "--instrumental", "--duration", "10", "--bpm", "90"]
+    fast = ["--steps", "1", "--rule", "none", "--guidance", "1"]
+    assert generate.main([*words, *fast, "--think", str(FOLDER), "--out", str(out)]) == 0
+    with soundfile.SoundFile(out) as file:
+        made = json.loads(file.comment)["request"]
+    assert made["bpm"] == 90 and made["keyscale"] in KEYS
+    assert len(made["codes"]) == 50
+    assert Request(**made | {"codes": tuple(made["codes"])}).duration == 10
+
+
+def test_a_missing_planner_is_named():
+    with pytest.raises(FileNotFoundError, match="no planner in .*acestep-5Hz-lm-1.7B"):
+        think.find_planner("", str(FOLDER.parents[1] / "cases"))
+    assert think.find_planner("", str(FOLDER.parent / "acestep-v15-turbo")) == str(FOLDER)
 
 
 def test_requests_are_planned_as_the_pipeline_takes_them():

@@ -5,12 +5,41 @@ songs = pipe.generate(requests)
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from acestep_jax import weights
 from acestep_jax.tasks.planning.planner import Brief, Drawing, Plan, Planner
 from acestep_jax.tasks.prompt import INSTRUMENTAL
 from acestep_jax.tasks.request import BadRequest, Request
+
+ASSETS = pathlib.Path(__file__).parents[2] / "assets"
+RELEASED = tuple(f"acestep-5Hz-lm-{size}" for size in ("1.7B", "4B", "0.6B"))
+"""Folders of the released planners, the default one first."""
+
+
+def find_planner(named: str = "", model: str = "") -> str:
+    """Finds the planner of a model: the one that is named, or the one beside the model.
+
+    Args:
+      named: a folder or hub id; "" looks for one.
+      model: a folder or hub id of a diffusion package; "" is the nano family.
+
+    Raises:
+      FileNotFoundError: if there is none; it says where was looked.
+    """
+    if named:
+        return named
+    places = [ASSETS / "nano" / "planner"]
+    if model:
+        beside = pathlib.Path(weights.resolve(model)).parent
+        places = [beside / name for name in RELEASED]
+    for place in places:
+        if (place / "config.json").is_file():
+            return str(place)
+    looked = ", ".join(map(str, places))
+    raise FileNotFoundError(f"there is no planner in {looked}; name its folder or hub id.")
 
 
 def plan_requests(
@@ -99,3 +128,14 @@ def filled(request: Request, plan: Plan, *, rewrite_caption: bool = True) -> Req
         return dataclasses.replace(request, **changes)
     except BadRequest as error:
         raise BadRequest(f"the plan cannot be followed: {error}") from error
+
+
+def changes(request: Request, planned: Request) -> dict[str, Any]:
+    """Lists what planning changed, as plain values: with them the song is made again without it."""
+    names = ("caption", "language", "bpm", "keyscale", "timesignature", "duration", "codes")
+    changed = {name: getattr(planned, name) for name in names}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in changed.items()
+        if value != getattr(request, name)
+    }
