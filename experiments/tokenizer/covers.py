@@ -31,6 +31,7 @@ from acestep_jax.training.codec import Codec
 from acestep_jax.training.config import Model
 from acestep_jax.training.models import Loaded
 from acestep_jax.training.recipes.tokenizer import TrainTokenizer
+from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array
 from acestep_jax.units import SAMPLE_RATE
 from train import tokenizer
@@ -104,7 +105,7 @@ def make_sounds(
     }
     times = timesteps.time_grid(num_steps, 1.0)
 
-    def sample(scene: tokenizer.Scene) -> Array:
+    def sample(scene: Scene) -> Array:
         run = sampler.make_sampler(loaded.networks.dit)  # it donates its noise
         noise = flow.initial_noise(flow.item_keys(jnp.arange(len(hints))), *hints.shape[1:])
         conditions = (scene.tokens, scene.mask, scene.context, scene.frame_mask)
