@@ -34,7 +34,6 @@ from acestep_jax.training.recipes.tokenizer import TrainTokenizer
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array
 from acestep_jax.units import SAMPLE_RATE
-from train import tokenizer
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SYSTEMS = ("cover", "cover of another", "text2music", "hints alone")
