@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lora", nargs="*", default=[], metavar="PATH[:WEIGHT]", help="LoRA or LoKr, several")
     add("--merge_lora", action="store_true", help="add LoRA to the kernels: quicker sampling")
     add("--think", nargs="?", const="", metavar="PLANNER", help="let a planner fill in the request")
+    add("--keep_caption", action="store_true", help="think, but leave the caption as it is")
     add("--caption", default="")
     add("--lyrics_file", type=pathlib.Path)
     add("--instrumental", action="store_true")
@@ -127,7 +128,8 @@ def _think(
 ) -> tuple[list[Request], list[dict[str, Any]]]:
     """Lets a planner fill requests in and write their codes; what it chose joins the entries."""
     folder = think.find_planner(arguments.think, arguments.model)
-    planned = think.plan_requests(Planner.load(folder, dtype=arguments.dtype), requests)
+    planner = Planner.load(folder, dtype=arguments.dtype, rules=think.SONG_RULES)
+    planned = think.plan_requests(planner, requests, rewrite_caption=not arguments.keep_caption)
     pairs = zip(entries, requests, planned, strict=True)
     return planned, [entry | think.changes(old, new) for entry, old, new in pairs]
 

@@ -81,6 +81,32 @@ def test_cached_equals_uncached_with_left_padding():
     assert cache.mask.sum(axis=1).tolist() == [9, 6]
 
 
+def test_a_prefill_is_a_call_with_an_empty_cache():
+    mask = np.arange(9)[None] >= np.array([[0], [3]])
+    hidden, cache = run(TOKENS, mask, init_cache(CONFIG, 2, 16))
+    prefill = jax.jit(lambda t, m: MODEL.apply(variables(), t, m, 16, method="prefill"))
+    alone, own = prefill(TOKENS, mask)
+    _close(alone[mask], hidden[mask])
+    _close(own.k[:, mask.nonzero()[0], mask.nonzero()[1]], cache.k[:, *mask.nonzero()])
+    np.testing.assert_array_equal(own.mask, cache.mask)
+    assert int(own.length) == 9
+    with pytest.raises(ValueError, match="9 tokens do not fit a cache of 4"):
+        MODEL.apply(variables(), TOKENS, mask, 4, method="prefill")
+
+
+def test_a_few_tokens_have_the_scores_that_they_have_among_all():
+    hidden = run(TOKENS)[:, -1]
+    chosen = np.array([[3, 0, 39], [7, 7, 1]])
+    every = MODEL.apply(variables(), hidden[:, None], method="logits")[:, 0]
+    few = MODEL.apply(variables(), hidden, chosen, method="token_logits")
+    _close(few, np.take_along_axis(np.asarray(every), chosen, axis=1))
+
+
+def test_a_mask_of_pairs_needs_positions():
+    with pytest.raises(ValueError, match="needs positions and takes no cache"):
+        MODEL.apply(variables(), TOKENS, mask=np.ones((2, 9, 9), bool))
+
+
 def test_a_decoding_loop_compiles_once_and_scans():
     cache = run(TOKENS, None, init_cache(CONFIG, 2, 16))[1]
 

@@ -237,7 +237,7 @@ def test_a_plan_that_no_request_may_hold_is_refused():
 def test_the_command_thinks_before_it_makes(tmp_path):
     out = tmp_path / "a.flac"
     words = ["--caption", "a waltz", "--instrumental", "--duration", "10", "--bpm", "90"]
-    fast = ["--steps", "1", "--rule", "none", "--guidance", "1"]
+    fast = ["--steps", "1", "--rule", "none", "--guidance", "1", "--keep_caption"]
     assert generate.main([*words, *fast, "--think", str(FOLDER), "--out", str(out)]) == 0
     with soundfile.SoundFile(out) as file:
         made = json.loads(file.comment)["request"]

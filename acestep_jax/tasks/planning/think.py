@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from acestep_jax import weights
+from acestep_jax.tasks.planning.grammar import Rulebook
 from acestep_jax.tasks.planning.planner import Brief, Drawing, Plan, Planner
 from acestep_jax.tasks.prompt import INSTRUMENTAL
 from acestep_jax.tasks.request import BadRequest, Request
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
+SONG_RULES = Rulebook(caption_tokens=160)
+"""For plans that are made into songs: the DiT reads 256 tokens, some 60 of them its template."""
 RELEASED = tuple(f"acestep-5Hz-lm-{size}" for size in ("1.7B", "4B", "0.6B"))
 """Folders of the released planners, the default one first."""
 
