@@ -3,12 +3,12 @@
 Method:   adversarial dynamic-shift distillation (train/distill.py): a short regression to guided
           end points, then decoupled distribution matching with a ConvNeXt discriminator.
 Command:  make demo, or: python -m train.distill --config configs/nano/distill.py
-Cost:     160 iterations and the report in 7 minutes on two cores that others used as well.
-Expect:   law to the teacher 0.08 with 8 steps and 0.04 with 4 (undistilled teacher: 1.05 and 1.96);
-          mean spectrum 1.7 and 1.6 dB off (1.9 and 2.8); spread 1.08 and 1.03 of the teacher's
-          (0.69 and 0.58). Pair by pair the student is nearer with 4 steps, 0.22 for 0.26, but not
-          with 8, 0.26 for 0.18. The discriminator is right in 86 of 100 pairs, above the healthy
-          80. One seed, 16 validation prompts; the recipe was chosen on an earlier teacher's.
+Cost:     160 iterations and the report in 7 minutes on two cores.
+Expect:   law to the teacher 0.06 with 8 steps and 0.05 with 4 (undistilled teacher: 0.94 and 2.21;
+          the teacher with other noise: 0.03); mean spectrum 1.6 and 1.5 dB off (1.8 and 3.0). Pair
+          by pair the student is nearer with 4 steps, 0.29 for 0.32, but not with 8, 0.30 for 0.18.
+          The discriminator is right in 79 of 100 pairs; with a rate of 3e-4 it was in 86. One seed,
+          16 validation prompts.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer

@@ -2,11 +2,12 @@
 
 Method:   flow matching as in configs/nano/dit.py, from that run's weights; a third of the examples
           are repaints and stem tasks. Clips begin with a chord where chords are known: then their
-          beats fall where the tempo says, and even a state of pure noise can tell one tempo from
-          another. Where clips begin anywhere, the mean over all beginnings has no beat, and a model
-          of this size does not learn what a tempo is.
+          beats fall where the tempo says. (The tempo is not learned all the same, see Expect.)
 Command:  python -m train.dit --config configs/nano/dit_tasks.py    (after configs/nano/dit.py)
-Cost:     not measured yet.      Expect:  not known yet.
+Cost:     3,200 steps of 16 x 5.12 s in 42 minutes on four fifths of two cores.
+Expect:   held-out error 1.205 / 1.127 / 1.088 / 1.075 after 800 / 1,600 / 2,400 / 3,200 steps, of
+          songs with other prompts 1.178. Generated music has its prompt's key in three of four
+          cases, but not its tempo (BUILD_NOTES.md, section 9).
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer

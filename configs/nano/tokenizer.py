@@ -4,7 +4,9 @@ Method:   diffusion autoencoder with a reconstruction start (train/tokenizer.py)
           The last of the runs that make the shipped model: the tasks it knows stay in the mixture,
           so that covers are learned beside them.
 Command:  python -m train.tokenizer --config configs/nano/tokenizer.py    (after dit_tasks.py)
-Cost:     not measured yet.      Expect:  not known yet.
+Cost:     8 minutes on most of two cores: 500 steps of reconstruction, 300 joint, 100 to settle.
+Expect:   held-out velocity error 1.162 with true hints, 1.186 with shuffled ones, 1.163 without;
+          codes explain 6 % of the latents, and 234 codes' worth of 1,000 are in use.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
