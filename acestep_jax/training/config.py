@@ -222,6 +222,8 @@ class Model:
     remat: bool = False  # recompute blocks in the backward pass
     attention: str = "auto"  # an implementation of ops.attention
     export_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of exported safetensors
+    # Layouts of the exported model; diffusers takes silence latents of 15,000 frames alone
+    export_layouts: tuple[Literal["official", "diffusers", "native"], ...] = ("official",)
     mask_padding: bool = True  # hide padded tokens and frames; false attends them, as the release
 
 

@@ -25,6 +25,8 @@ _FUSED = re.compile(
     r"slice|sqrt|square|squeeze|stop_gradient|sub|tan|tanh|transpose|xor"
 )
 """Primitives whose results are computed where they are read."""
+_REDUCTION = re.compile(r"reduce_\w+|argmax|argmin")
+"""Primitives that make an array and read what is computed there and then."""
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
@@ -93,7 +95,9 @@ def _flat(jaxpr: Any) -> Any:
 def _materialised(jaxpr: Any) -> set[Any]:
     """Finds the variables that need a place in memory."""
     heavy = [eqn for eqn in jaxpr.eqns if not _FUSED.fullmatch(eqn.primitive.name)]
-    held = {var for eqn in heavy for var in (*_variables(eqn.outvars), *_variables(eqn.invars))}
+    held = {var for eqn in heavy for var in _variables(eqn.outvars)}
+    readers = [eqn for eqn in heavy if not _REDUCTION.fullmatch(eqn.primitive.name)]
+    held |= {var for eqn in readers for var in _variables(eqn.invars)}
     return held | set(_variables(jaxpr.outvars))
 
 

@@ -119,13 +119,21 @@ def export(
     silence = loaded.silence_latent
     silence = jnp.asarray(silence_latent) if silence is None else silence
     student = forms.merge(config, "student", own, frozen["teacher"])
-    models.export(config.model, loaded, frozen["encoders"] | {"dit": student}, silence, folder)
+    parts = frozen["encoders"] | {"dit": student}
+    models.export(config.model, distilled(loaded), parts, silence, folder)
     if config.form != "lora":
         return
     adapter = adapters.Adapter(config.adapter, processes.whole(own))
     for layout in adapters.LAYOUTS if jax.process_index() == 0 else ():
         sizes = loaded.networks.config
         adapters.save_adapter(folder / "adapters" / layout, adapter, sizes, layout=layout)
+
+
+def distilled(loaded: models.Loaded) -> models.Loaded:
+    """Marks a model as one that samples in few steps without guidance, for who opens it."""
+    sizes = dataclasses.replace(loaded.networks.config, model_version="turbo", is_turbo=True)
+    networks = dataclasses.replace(loaded.networks, config=sizes)
+    return dataclasses.replace(loaded, networks=networks)
 
 
 def guided_songs(game: Game, teacher: Params, scene: Scene, noise: Array) -> Array:

@@ -133,10 +133,12 @@ def load_vae(config: Model) -> tuple[VAE, Params]:
 def export(
     config: Model, loaded: Loaded, parts: Params, silence_latent: Array, folder: pathlib.Path
 ) -> None:
-    """Writes a model as safetensors in the official layout: `model` and `text_encoder` in `folder`.
+    """Writes a model as safetensors: `model` (official layout) and `text_encoder` in `folder`.
+
+    Other layouts go into `model_<layout>`.
 
     Args:
-      config: its `export_dtype` and tokenizer are used.
+      config: its `export_dtype`, `export_layouts` and tokenizer are used.
       loaded: for the networks' sizes.
       parts: every part's parameters, as in `Loaded.params`.
       silence_latent: [1, S, C].
@@ -148,7 +150,9 @@ def export(
     dtype = jnp.dtype(config.export_dtype)
     text = weights.Network(networks.text_encoder.config, parts.pop("text_encoder"))
     package = weights.Model(networks.config, parts, silence_latent)
-    weights.save_model(folder / "model", package, dtype=dtype)
+    for layout in config.export_layouts:
+        name = "model" if layout == "official" else f"model_{layout}"
+        weights.save_model(folder / name, package, layout=layout, dtype=dtype)
     weights.save_qwen3(folder / "text_encoder", text, dtype=dtype)
     for file in tokenizer_folder(config).iterdir():
         if file.name in _TOKENIZER_FILES:

@@ -5,6 +5,7 @@ Method:   adversarial dynamic-shift distillation (train/distill.py): regression 
           Learning rates and ratios follow DMD2 (arXiv:2405.14867, SDXL) and are not published for
           this model; guidance 4 where the release samples with 7, as plain guidance at 7 saturates.
 Command:  python -m train.distill --config configs/turbo/distill.py --set mesh.fsdp=64
+Before:   add --dry_run --devices 8 for memory, operations and bytes of every step.
 Needs:    student and fake score with optimizer 16 bytes a parameter each, teacher 2: 54 GB over the
           mesh, and activations. The test suite traces every step at full size.
 Cost:     not run yet: no device of that size was at hand.     Expect:  not known yet.
@@ -29,6 +30,7 @@ def get_config(quick: bool = False) -> Distill:
             dtype="bfloat16",
             frozen_dtype="bfloat16",
             remat=True,
+            export_layouts=("official", "diffusers"),
         ),
         student=Optimizer(
             peak_lr=1e-6, warmup_steps=200, b2=0.999, weight_decay=0.0, ema_decay=0.999

@@ -36,6 +36,7 @@ def get_config(quick: bool = False) -> Distill:
             dtype="bfloat16",
             frozen_dtype="bfloat16",
             remat=True,
+            export_layouts=("official", "diffusers"),
         ),
         form="lora",
         adapter=adapter,

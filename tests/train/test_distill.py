@@ -11,10 +11,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from acestep_jax.data.batch import Batch
 from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.lora import LoRA
-from acestep_jax.training import cli, models, rollout
+from acestep_jax.training import cli, rehearsal, rollout
 from acestep_jax.training import game as game_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training.config import Mesh
@@ -287,28 +286,8 @@ def _named(tree):
 
 def _abstract(config):
     """Networks, frozen parameters and a batch of a run, as shapes."""
-    nets = models.build(config.model)
-    game = game_lib.make_game(config, nets)
-    frozen = jax.eval_shape(functools.partial(game_lib.separate, config), models.shapes(nets))
-    data, sizes = config.data, nets.config
-
-    def shape(dtype, *rest):
-        return jax.ShapeDtypeStruct((data.batch_size, *rest), dtype)
-
-    channels = sizes.audio_acoustic_hidden_dim
-    batch = Batch(
-        latents=shape(np.float32, data.num_frames, channels),
-        frame_mask=shape(bool, data.num_frames),
-        source_latents=shape(np.float32, data.num_frames, channels),
-        edit_mask=shape(np.float32, data.num_frames),
-        text_tokens=shape(np.int32, data.text_tokens),
-        text_mask=shape(bool, data.text_tokens),
-        lyric_tokens=shape(np.int32, data.lyric_tokens),
-        lyric_mask=shape(bool, data.lyric_tokens),
-        timbre_latents=shape(np.float32, data.timbre_frames, sizes.timbre_hidden_dim),
-        is_cover=shape(bool),
-    )
-    return game, frozen, batch
+    run = rehearsal.shapes(config)
+    return run.game, run.frozen, run.batch
 
 
 def _trace(game, frozen, batch):

@@ -1,0 +1,69 @@
+"""The memory that a traced program keeps alive, on programs whose arrays can be counted."""
+
+import jax
+import jax.numpy as jnp
+
+from acestep_jax.training import footprint
+from acestep_jax.training.footprint import Shares
+
+ALONE = Shares(batch=7, devices=1, parameters={})
+SQUARE = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+SIZE = 64 * 64 * 4
+
+
+def _peak(function, *arguments, shares=ALONE):
+    return footprint.peak(jax.make_jaxpr(function)(*arguments).jaxpr, shares)
+
+
+def test_products_that_follow_each_other_need_two_places():
+    def chain(x, w):
+        for _ in range(5):
+            x = x @ w
+        return x
+
+    assert _peak(chain, SQUARE, SQUARE) == 2 * SIZE  # what is read, and what is made of it
+
+
+def test_products_that_are_all_read_at_the_end_need_a_place_each():
+    def fan(x, w):
+        parts = [x @ (w + i) for i in range(4)]
+        return jnp.concatenate(parts)
+
+    # four products, their join, and the last shifted factor is gone by then
+    assert _peak(fan, SQUARE, SQUARE) == 8 * SIZE
+
+
+def test_arithmetic_is_computed_where_it_is_read():
+    def gentle(x):
+        return jnp.sum(jnp.tanh(jnp.exp(x) * 2 + 1))
+
+    assert _peak(gentle, SQUARE) < SIZE
+
+
+def test_a_loop_holds_its_stack_and_one_turn_of_its_body():
+    def loop(x, w):
+        def body(carry, _):
+            carry = carry @ w @ w
+            return carry, carry
+
+        return jax.lax.scan(body, x, None, length=10)
+
+    found = _peak(loop, SQUARE, SQUARE)
+    assert 11 * SIZE <= found <= 14 * SIZE  # ten states, the carry, and at most three in a turn
+
+
+def test_what_devices_share_counts_by_their_share():
+    def product(x, w):
+        return x @ w, w @ w
+
+    batch = jax.ShapeDtypeStruct((8, 64), jnp.float32)
+    shares = Shares(batch=8, devices=4, parameters={(64, 64): 2})
+    found = _peak(product, batch, SQUARE, shares=shares)
+    assert found == 8 * 64 * 4 // 4 + SIZE // 2
+
+
+def test_the_share_of_a_stacked_parameter_is_read_off_its_place(devices):
+    mesh = jax.make_mesh((4,), ("fsdp",), devices=devices[:4])
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+    leaf = jax.ShapeDtypeStruct((3, 8), jnp.float32)
+    assert footprint.parameter_shares({"w": leaf}, {"w": place}) == {(3, 8): 4}
