@@ -24,7 +24,7 @@ from acestep_jax.tasks.pipeline import Pipeline
 from acestep_jax.tasks.planning import think
 from acestep_jax.tasks.planning.planner import Planner
 from acestep_jax.tasks.request import Request
-from acestep_jax.tasks.settings import Settings
+from acestep_jax.tasks.settings import Settings, show
 
 
 def main(
@@ -165,7 +165,8 @@ def _outputs(entries: Sequence[Mapping[str, Any]], out: pathlib.Path) -> list[pa
     """Names a file for each song.
 
     Raises:
-      BadCall: for endings that no format has, several songs for one file, or one name twice.
+      BadCall: for endings that no format has, several songs for one file, one name twice, or a
+        place where no file can be.
     """
     if len(entries) == 1 and "out" not in entries[0] and out.suffix:
         outs = [out]
@@ -174,6 +175,7 @@ def _outputs(entries: Sequence[Mapping[str, Any]], out: pathlib.Path) -> list[pa
     else:
         outs = [out / str(e.get("out", f"song_{i:03d}.flac")) for i, e in enumerate(entries)]
     for path in outs:
+        _check_place(path, inside=None if outs == [out] else out)
         if path.suffix not in songfiles.FORMATS:
             raise BadCall(
                 f"{path} ends in {path.suffix!r}; use one of {', '.join(songfiles.FORMATS)}."
@@ -181,6 +183,17 @@ def _outputs(entries: Sequence[Mapping[str, Any]], out: pathlib.Path) -> list[pa
     if len(set(outs)) < len(outs):
         raise BadCall("two songs have one output file.")
     return outs
+
+
+def _check_place(path: pathlib.Path, inside: pathlib.Path | None) -> None:
+    """Refuses, before anything is computed, names where no song can be written."""
+    if "\0" in str(path):
+        raise BadCall(f"{show(str(path))} is no name of a file.")
+    if inside is not None and (".." in path.parts or not path.is_relative_to(inside)):
+        raise BadCall(f"{path} leads out of {inside}; name files in it.")
+    existing = next(place for place in path.parents if place.exists())
+    if path.is_dir() or not existing.is_dir():
+        raise BadCall(f"{path} cannot be written: a folder, or a file in the way of one.")
 
 
 def _settings(settings: Settings, arguments: argparse.Namespace) -> Settings:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from acestep_jax import generate
+from acestep_jax import generate, songfiles
 
 
 def refused(capsys, *arguments):
@@ -52,6 +52,11 @@ def test_what_cannot_be_done_is_one_clear_line(capsys, arguments, said):
         (b"[{captoin: a}]", "unknown fields ['captoin']"),
         (b"[{out: a.flac}, {out: a.flac}]", "one output file"),
         (b"[{bpm: 1000}]", "bpm is 1000"),
+        (b"[{out: ../a.flac}]", "leads out of"),
+        (b"[{out: /etc/a.flac}]", "leads out of"),
+        (b'[{"out": "a\\u0000.flac"}]', "is no name of a file"),
+        (b"[{source: 3, task: cover}]", "by the name of its file, not by a int"),
+        (b"[{source: none.wav, task: cover}]", "there is no sound file 'none.wav'"),
     ],
 )
 def test_a_file_of_requests_that_cannot_be_read_says_why(tmp_path, capsys, content, said):
@@ -60,3 +65,32 @@ def test_a_file_of_requests_that_cannot_be_read_says_why(tmp_path, capsys, conte
     out = str(tmp_path / "songs")
     assert said in refused(capsys, "--requests", str(path), "--out", out)
     assert not (tmp_path / "songs").exists()
+
+
+def test_escaped_characters_of_json_are_read_whole(tmp_path):
+    path = tmp_path / "requests.json"
+    path.write_text(json.dumps([{"caption": "\U0001f3b7 waltz"}]))  # written as two halves
+    assert songfiles.read_requests(path) == [{"caption": "\U0001f3b7 waltz"}]
+
+
+def test_a_truncated_sound_is_refused_by_name(tmp_path):
+    path = tmp_path / "cut.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (48_000, 2)), 48_000)
+    path.write_bytes(path.read_bytes()[:50_000])
+    with pytest.raises(songfiles.BadCall, match=r"cut\.flac: "):
+        songfiles.read_sound(str(path))
+
+
+def test_a_place_where_no_file_can_be_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "in the way" in refused(capsys, "--out", str(tmp_path / "file" / "a.flac"))
+    (tmp_path / "a.flac").mkdir()
+    assert "cannot be written" in refused(capsys, "--out", str(tmp_path / "a.flac"))
+
+
+def test_bars_tell_the_stage_and_how_much_is_done(capsys):
+    bars = generate.Bars(width=4)
+    bars("sample", 0, 2)
+    bars("sample", 1, 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("sample    [----] 0/2") and second.startswith("sample    [##--] 1/2")

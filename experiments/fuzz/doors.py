@@ -55,15 +55,18 @@ def time_limit(seconds: int) -> Generator[None]:
     def stop(*_: Any) -> None:
         raise Failure(f"hangs: nothing after {seconds} s of processor time, or ten times as long")
 
-    before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
+    numbers, timers = (signal.SIGPROF, signal.SIGALRM), (signal.ITIMER_PROF, signal.ITIMER_REAL)
+    handlers = [signal.signal(number, stop) for number in numbers]
+    before = [
+        signal.setitimer(timer, limit)
+        for timer, limit in zip(timers, (seconds, 10 * seconds), strict=True)
+    ]
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
+        for timer, left in zip(timers, before, strict=True):
+            signal.setitimer(timer, *left)  # of whoever was waiting already
+        for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
 
 
@@ -145,6 +148,8 @@ def _spoiled_with_sound(rng: Rng, folder: pathlib.Path, name: str) -> Fields:
 
 def _by_file(rng: Rng, folder: pathlib.Path) -> list[str]:
     entries = [_spoiled_with_sound(rng, folder, str(i)) for i in range(choose(rng, (1, 1, 1, 2)))]
+    if rng.random() < 0.1:
+        entries[0]["out"] = choose(rng, values.OUTS)
     text = json.dumps(entries, default=repr, ensure_ascii=rng.random() < 0.5)
     content = text.encode("utf-8", "replace")
     damage = rng.random()

@@ -162,6 +162,12 @@ def spoil(rng: Rng, fields: Fields) -> Fields:
     return fields | {name: HOSTILE[name](rng) for name in names}
 
 
+OUTS: tuple[Any, ...] = (
+    *("a/b.wav", "../a.flac", "/no/such/place/a.flac", "a", "", ".", "a\x00.flac", 3, None, [1]),
+    "long" * 100 + ".flac",
+)
+"""Names of files that a request may give its song."""
+
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "steps": (0, -1, 1001, 1.5, "8", None, float("nan"), True, 10**30),
     "shift": (0.0, -1.0, 101.0, float("nan"), float("inf"), "3", None),
