@@ -67,7 +67,7 @@ def step(programs, state, scores, rules, keys):
 
 
 def run(count, seed, rules, rng):
-    """Follows `count` requests in both; yields every token of the compiled one and the machine's."""
+    """Follows `count` requests in both, token by token; gives what was asked and written."""
     asked = [ask(rng) for _ in range(count)]
     programs = [book().program(given=g, skip=s, ending=e) for g, s, e in asked]
     width = max(map(len, programs))

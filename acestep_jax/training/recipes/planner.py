@@ -13,7 +13,7 @@ from acestep_jax.training.recipes import toys
 class PlannerModel:
     """Which planner is trained, and where it starts; folders, hub ids or asset:<folder>."""
 
-    preset: str = "planner_nano"  # sizes without `weights` and `plain`: a name in nn.config.PLANNERS
+    preset: str = "planner_nano"  # sizes of random weights: a name in nn.config.PLANNERS
     weights: str = ""  # a planner to go on from; empty: see `plain`
     plain: str = ""  # a Qwen3 without audio tokens, to be extended by them; empty: random weights
     tokenizer: str = ""  # folder with tokenizer.json; empty: beside the weights, or the nano one
