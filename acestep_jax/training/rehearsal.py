@@ -30,7 +30,7 @@ from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Params
 
 _GIB = 2**30
-_FORWARD = re.compile(r'op_name="(?!.*transpose\()[^"]*/proj_in/')
+_FORWARD = re.compile(r'op_name="(?!.*transpose\()[^"]*/proj_out/')
 
 
 class Shapes(NamedTuple):
@@ -196,7 +196,12 @@ def _computed(jaxpr: Any, arguments: tuple[Any, ...], run: Shapes) -> int:
 
 
 def forwards(text: str) -> int:
-    """Counts in a compiled program how often a DiT joins frames to patches on its way forwards."""
+    """Counts in a compiled program how often a DiT's last product runs on its way forwards.
+
+    Equal calls are one by then, as the compiler finds common subexpressions, so that a number below
+    the networks that were called means that one was called twice. The first product will not do:
+    with and without a condition it is the same.
+    """
     products = re.compile(r" (convolution|dot|custom-call)\(")
     return sum(bool(products.search(line) and _FORWARD.search(line)) for line in text.splitlines())
 

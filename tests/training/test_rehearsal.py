@@ -49,11 +49,11 @@ def test_batches_are_those_of_the_loader():
 
 def test_forward_passes_are_told_from_backward_ones():
     text = """
-      %a = f32[8] convolution(%x, %w), metadata={op_name="jit(f)/DiT/proj_in/conv_general_dilated"}
-      %b = f32[8] convolution(%x, %w), metadata={op_name="jit(f)/transpose(jvp(DiT))/proj_in/conv"}
-      %c = f32[8] dot(%x, %w), metadata={op_name="jit(f)/jvp(DiT)/proj_in/dot_general"}
-      %d = f32[8] add(%x, %w), metadata={op_name="jit(f)/DiT/proj_in/add"}
-      %e = f32[8] dot(%x, %w), metadata={op_name="jit(f)/DiT/proj_out/dot_general"}
+      %a = f32[8] convolution(%x, %w), metadata={op_name="jit(f)/DiT/proj_out/conv_general_dilated"}
+      %b = f32[8] convolution(%x, %w), metadata={op_name="jit(f)/transpose(jvp(DiT))/proj_out/conv"}
+      %c = f32[8] dot(%x, %w), metadata={op_name="jit(f)/jvp(DiT)/proj_out/dot_general"}
+      %d = f32[8] add(%x, %w), metadata={op_name="jit(f)/DiT/proj_out/add"}
+      %e = f32[8] dot(%x, %w), metadata={op_name="jit(f)/DiT/proj_in/dot_general"}
     """
     assert rehearsal.forwards(text) == 2
 
