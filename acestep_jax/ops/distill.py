@@ -127,8 +127,8 @@ def coupled_directions(
       rule: how it is guided, a name in `EXCESSES`.
       frame_mask: an item's own frames [B, T], over which projected guidance takes lengths.
     """
-    (noise, *_), (tau, *_) = noise, level
-    x = jax.lax.stop_gradient(flow.interpolate(generated, noise, tau))
+    tau = level[0]
+    x = jax.lax.stop_gradient(flow.interpolate(generated, noise[0], tau))
     v_c, v_u, v_f = conditional(x, tau), unconditional(x, tau), fake(x, tau)
     directions = Directions(
         matching=matching_direction(v_c, v_f, tau),

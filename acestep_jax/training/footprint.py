@@ -74,14 +74,23 @@ def peak(jaxpr: Any, shares: Shares) -> int:
     alive = highest = 0
     ends: dict[int, int] = {}
     for i, eqn in enumerate(jaxpr.eqns):
-        made = [var for var in _variables(eqn.outvars) if var in held and var not in given]
-        for var in made:
-            size = _bytes(var.aval, shares)
-            alive += size
-            ends[last.get(var, i)] = ends.get(last.get(var, i), 0) + size
+        if _changes(eqn, last, i):  # in the place of its operand, which a loop may own
+            given |= set(_variables(eqn.outvars)) if eqn.invars[0] in given else set()
+        for var in _variables(eqn.outvars):
+            if var in held and var not in given:
+                size = _bytes(var.aval, shares)
+                alive += size
+                ends[last.get(var, i)] = ends.get(last.get(var, i), 0) + size
         highest = max(highest, alive + _inside(eqn, shares))
         alive -= ends.pop(i, 0)
     return highest
+
+
+def _changes(eqn: Any, last: Mapping[Any, int], index: int) -> bool:
+    """Tells whether an operation only changes a part of an array that nobody reads afterwards."""
+    name, operand = eqn.primitive.name, eqn.invars[0] if eqn.invars else None
+    updates = name == "scatter" or name == "dynamic_update_slice"
+    return updates and not hasattr(operand, "val") and last.get(operand) == index
 
 
 def _flat(jaxpr: Any) -> Any:

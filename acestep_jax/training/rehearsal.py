@@ -132,16 +132,16 @@ def _local_bytes(tree: Any) -> int:
     return mesh_lib.sharded_bytes(leaves, [leaf.sharding for leaf in leaves])[1]
 
 
-def compile_steps(steps: Any, run: Shapes) -> list[Stage]:
+def compile_steps(steps: Any, run: Shapes, mesh: jax.sharding.Mesh) -> list[Stage]:
     """Compiles every step of an iteration; each takes what those before it gave.
 
     Args:
       steps: `train.distill.Steps`, made for the mesh that is set.
       run: placed shapes.
+      mesh: where they are placed.
     """
     stages: list[Stage] = []
-    whole = mesh_lib.replicated(run.batch.latents.sharding.mesh)
-    index = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+    index = jax.ShapeDtypeStruct((), np.int32, sharding=mesh_lib.replicated(mesh))
 
     def go(name: str, *arguments: Any) -> Any:
         stage, result = _compile(name, getattr(steps, name), arguments, run)
@@ -222,7 +222,7 @@ def rehearse(make_steps: Callable[..., Any], config: Distill) -> list[Stage]:
         for name, size in {**kept, "all that stays": sum(kept.values())}.items():
             print(f"  {name:20} {size / _GIB:10.4f}")
         places = jax.tree.map(lambda x: x.sharding, run.state)
-        stages = compile_steps(make_steps(run.game, places), run)
+        stages = compile_steps(make_steps(run.game, places), run, mesh)
     print(
         f"  {'step':12} {'computed':>10} {'XLA':>10} {'ratio':>6} {'TFLOP':>10} "
         f"{'GiB received':>13} {'DiTs':>5} {'compiled in':>11}"

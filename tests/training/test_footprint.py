@@ -52,6 +52,18 @@ def test_a_loop_holds_its_stack_and_one_turn_of_its_body():
     assert 11 * SIZE <= found <= 14 * SIZE  # ten states, the carry, and at most three in a turn
 
 
+def test_a_loop_that_fills_an_array_does_so_in_place():
+    def fill(x):
+        def body(i, carry):
+            x, kept = carry
+            return x @ x, kept.at[i].set(x)
+
+        return jax.lax.fori_loop(0, 10, body, (x, jnp.zeros((10, 64, 64))))
+
+    found = _peak(fill, SQUARE)
+    assert 11 * SIZE <= found <= 23 * SIZE  # zeros, and the same array as a result; no third copy
+
+
 def test_what_devices_share_counts_by_their_share():
     def product(x, w):
         return x @ w, w @ w
