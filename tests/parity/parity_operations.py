@@ -332,9 +332,10 @@ def _context(model: weights.Model, inputs: Arrays) -> Array:
 
 def generate(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
     """Goes from requests as strings to latents and audio, as the official handler does."""
-    model = load_model(folder / params["model"])
-    text = load_qwen3(folder / "Qwen3-Embedding-0.6B")
-    tokenizer = tokens.load_tokenizer(str(folder / "Qwen3-Embedding-0.6B"))
+    package, others = _packages(folder, params["model"])
+    model = load_model(package)
+    text = load_qwen3(others / "Qwen3-Embedding-0.6B")
+    tokenizer = tokens.load_tokenizer(str(others / "Qwen3-Embedding-0.6B"))
     networks = model_lib.build_networks(model.config, text.config)
     batch = _handler_batch(params["requests"], tokenizer, model, len(inputs["noise"][0]))
     everything = model.params | {"text_encoder": text.params}
@@ -354,7 +355,7 @@ def generate(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
         jnp.asarray(inputs["noise"]),
         (times, None),
     )
-    vae = load_vae(folder / "vae")
+    vae = load_vae(others / "vae")
     audio = levels.normalize_peak(run(VAE(vae.config), vae.params, latents, method="decode"))
     return {
         "latents": latents,
@@ -362,6 +363,16 @@ def generate(folder: Path, params: Params, inputs: Arrays) -> Mapping[str, Any]:
         "text_ids": batch.text_tokens,
         "lyric_ids": batch.lyric_tokens,
     }
+
+
+def _packages(folder: Path, name: str) -> tuple[Path, Path]:
+    """Finds the diffusion package, and the folder that text encoder and autoencoder lie in.
+
+    In the official layout all are in `folder`; of the other, `folder` is the package itself.
+    """
+    if (folder / name).is_dir():
+        return folder / name, folder
+    return folder, folder.parents[1] / "checkpoints"
 
 
 def _handler_batch(
