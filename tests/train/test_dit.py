@@ -55,7 +55,8 @@ def test_tasks_that_no_held_out_song_allows_are_refused_before_anything_is_train
     known = labels.SongLabels(
         name="a", group="a", split="validation", seconds=4.0, captions=("calm",), instrumental=True
     )
-    song = shards.Record(known, np.zeros((100, 64), np.float16))
+    latents = np.random.default_rng(0).standard_normal((100, 64))
+    song = shards.Record(known, latents.astype(np.float16))
     silence = np.ones((1, shards.SILENCE_FRAMES, 64), np.float32)
     shards.write_shards(tmp_path, {"validation": [song]}, silence, {})
     data = Data(shards=str(tmp_path), batch_size=2, num_frames=16)
