@@ -47,11 +47,21 @@ def quick_form(path):
 
 
 def different_forms():
-    """Gives one recipe for each quick form, under the names of all that share it."""
+    """Gives one recipe for each quick form, under the names of all that share it.
+
+    Of each training script the first, a nano recipe where there is one, always runs; the others
+    compile programs of their own and are slow.
+    """
     sharing: dict[str, list[pathlib.Path]] = {}
-    for path in CONFIGS:
+    for path in sorted(CONFIGS, key=lambda path: (path.parent.name != "nano", path)):
         sharing.setdefault(repr(quick_form(path)), []).append(path)
-    return [pytest.param(paths[0], id=" ".join(map(name, paths))) for paths in sharing.values()]
+    scripts, params = set(), []
+    for paths in sharing.values():
+        script = script_of(paths[0])
+        marks = [pytest.mark.slow] if script in scripts else []
+        params.append(pytest.param(paths[0], id=" ".join(map(name, paths)), marks=marks))
+        scripts.add(script)
+    return params
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)

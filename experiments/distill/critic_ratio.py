@@ -3,7 +3,7 @@
     python -m experiments.distill.critic_ratio [--quick]
 
 Expected: with one, the fake score lags, and seeds differ more. The last two ask whether fewer,
-larger updates close `dm_gap` as well, and whether a slower discriminator is healthier.
+larger updates close `dm_gap` as well, and whether a faster discriminator wins too often.
 """
 
 from experiments.distill import players, runner
@@ -16,7 +16,7 @@ ABLATION = runner.Ablation(
         "2": ("critic_steps=2",),
         "5": ("critic_steps=5",),
         "3, fake rate 6e-4": ("critic_steps=3", "fake.peak_lr=6e-4"),
-        "5, discriminator rate 1e-4": ("discriminator.peak_lr=1e-4",),
+        "5, discriminator rate 3e-4": ("discriminator.peak_lr=3e-4",),
     },
     grid=players.grid((8, 4), (1.0, 3.0)),
 )

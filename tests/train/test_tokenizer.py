@@ -19,6 +19,7 @@ from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training.codec import Codec
 from acestep_jax.training.config import Data, Mesh, Optimizer
 from acestep_jax.training.recipes.tokenizer import TrainTokenizer
+from acestep_jax.training.scene import Scene
 from tests import tiny
 from tests.train import toys
 from train import tokenizer
@@ -137,7 +138,7 @@ def test_silenced_windows_read_silence_and_the_rest_their_hints():
 
 def test_covers_read_hints_and_other_tasks_keep_their_source():
     batch = toys.batch()
-    scene = tokenizer.Scene(None, None, None, None, None, None)
+    scene = Scene(None, None, None, None, None, None)
     hints = jnp.full(batch.latents.shape, 7.0)
     for is_cover, source in ((True, hints), (False, batch.source_latents)):
         asked = dataclasses.replace(batch, is_cover=np.full(8, is_cover))

@@ -99,6 +99,7 @@ def toy_dit(config: TrainDiT) -> TrainDiT:
         mesh=Mesh(),
         model=dataclasses.replace(toys.MODEL, mask_padding=config.model.mask_padding),
         optimizer=dataclasses.replace(toys.OPTIMIZER, name=config.optimizer.name),
+        straight_start=False,  # needs a stream as wide as a patch of latents
         data=toys.DATA,
         eval_batches=1,
         eval_prompts=True,
