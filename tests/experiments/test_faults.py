@@ -36,6 +36,7 @@ def test_a_run_that_ends_elsewhere_is_found_out(trainer, tmp_path):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow  # tests/training/test_processes.py has two processes by default
 def test_two_processes_of_which_one_is_killed_end_as_one(trainer, tmp_path):
     alone = meshes.run(trainer, "", tmp_path)
     together = meshes.run_together(trainer, 2, tmp_path)
