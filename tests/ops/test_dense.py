@@ -1,0 +1,34 @@
+"""The product of linear layers: whatever order a processor reads the kernel in, one mathematics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acestep_jax.ops.dense import dense
+
+
+@pytest.mark.parametrize("rows", [3, 100])  # below and above what turns the kernel around
+def test_products_and_all_derivatives_are_those_of_the_plain_product(rows):
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x, dx = (jax.random.normal(k, (2, rows, 5), jnp.float64) for k in keys[:2])
+        kernel, dkernel = (jax.random.normal(k, (5, 4), jnp.float64) for k in keys[2:])
+
+        def loss(product, x, kernel):
+            return jnp.sum(jnp.sin(product(x, kernel)))
+
+        def plain(x, kernel):
+            return jnp.einsum("brd,df->brf", x, kernel)
+
+        for of in (dense, plain):
+            value, tangent = jax.jvp(lambda *a: loss(of, *a), (x, kernel), (dx, dkernel))
+            gradient = jax.grad(loss, argnums=(1, 2))(of, x, kernel)
+            curvature = jax.grad(lambda k: jnp.sum(jax.grad(loss, argnums=1)(of, x, k) ** 2))(
+                kernel
+            )
+            results = (value, tangent, *gradient, curvature)
+            if of is dense:
+                ours = results
+        for got, wanted in zip(ours, results, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-10)
