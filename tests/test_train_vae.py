@@ -11,6 +11,7 @@ import pytest
 from acestep_jax import weights
 from acestep_jax.data import labels, segments
 from acestep_jax.nn.vae import VAE, Posterior
+from acestep_jax.ops import stft
 from acestep_jax.training import checkpoint, models, reconstruction
 from acestep_jax.training import metrics as metrics_lib
 from acestep_jax.training.recipes.vae import TrainVAE, VAEPhase
@@ -44,6 +45,24 @@ def test_a_decoder_only_phase_leaves_the_latents_alone(workdir):
         jax.tree.map(np.testing.assert_array_equal, new["encoder"], old["encoder"])
         moved = jax.tree.map(lambda a, b: bool((a != b).any()), new["decoder"], old["decoder"])
         assert any(jax.tree.leaves(moved))
+
+
+def test_the_level_term_asks_the_last_channels_alone_for_what_the_bands_do():
+    config = dataclasses.replace(nano.get_config(quick=True), level_channels=2)
+    audio = 0.1 * jax.random.normal(jax.random.key(0), (3, 512, 2))
+    scale = train_vae.measure_levels(config, audio, 32)
+    levels = (stft.band_levels(audio, 32, 2) - scale[0]) / scale[1]
+    noise = jax.random.normal(jax.random.key(1), (3, 16, 2))
+    mean = jnp.concatenate([noise, levels], axis=-1)
+
+    def error(mean):
+        posterior = Posterior(mean, jnp.ones_like(mean))
+        return jnp.sum(train_vae.level_error(config, posterior, audio, scale))
+
+    np.testing.assert_allclose(error(mean), 0.0, atol=1e-9)
+    np.testing.assert_allclose(error(mean.at[..., 2:].add(0.5)), 3 * 0.25, rtol=1e-5)
+    slope = jax.grad(error)(mean.at[..., 2:].add(0.5))
+    np.testing.assert_array_equal(slope[..., :2], 0.0)
 
 
 def spread_state(step, spread, held):

@@ -4,7 +4,8 @@
     KL          sum_c mean^2 + std^2 - log std^2 - 1, averaged over frames                   (1)
     generator   spectral distance of left, right, sum and difference at seven resolutions
                 + waveform_weight |x - xhat| / |x| + kl_weight KL
-                + matching_weight feature matching + adversarial_weight (-mean D(xhat))      (2)
+                + matching_weight feature matching + adversarial_weight (-mean D(xhat))
+                + level_weight |last channels of mean - levels of mel bands|^2               (2)
     critic      mean relu(1 - D(x)) + mean relu(1 + D(xhat))                                 (3)
 
 A run is a list of phases, each with its own weights of (2). Without adversarial terms every step is
@@ -13,7 +14,9 @@ kl_weight 1e-4, adversarial 0.1, matching 5; for the last sixth no KL and advers
 (`configs/base/vae.py`). Without the KL nothing holds the latents: their spread is compared with
 what it was before, and a run whose latents outgrow `growth_limit` stops.
 
-How this differs from the release's trainer (stable-audio-tools): the waveform term, which fixes the
+How this differs from the release's trainer (stable-audio-tools): the levels, without which the
+latents of a small autoencoder are a waveform's coefficients, with signs that no flow model can
+foresee, and the beat is in none of them (level_channels=0 leaves them out); the waveform term, which fixes the
 phase; the shared norm of stereo pairs (ops/stft.py); parameters that start as a lapped transform
 (nn/lapped.py), since a nano run is too short to find one. (1) has no factor 1/2, as there.
 
@@ -48,9 +51,10 @@ from acestep_jax.units import SAMPLE_RATE
 
 Metrics = dict[str, Array]
 
-_START_CLIPS = 128  # segments that choose the first parameters
+_START_CLIPS = 128  # segments that choose the first parameters and the zero of levels
 _SPREAD = "spread"  # of the latents' channels: on its way from the loss to the state
 _SPREAD_DECAY = 0.99  # of its average over steps
+_LEVELS = "levels"  # mean and deviation of each band's level: chosen once, kept in the state
 
 
 class LatentsGrew(RuntimeError):
@@ -114,10 +118,25 @@ def reconstruct(vae: VAE, params: Params, audio: Array, key: Key, phase: VAEPhas
     return vae.apply({"params": params}, posterior.sample(key), method="decode"), posterior
 
 
+def measure_levels(config: TrainVAE, audio: Array, hop: int) -> Array:
+    """Measures mean and deviation of the level of each band: [B, W, 2] -> [2, 1, 1, bands]."""
+    levels = stft.band_levels(audio, hop, config.level_channels)
+    deviation = jnp.std(levels, axis=(0, 1), keepdims=True) + 1.0  # dB: a band may be silent
+    return jnp.stack([jnp.mean(levels, axis=(0, 1), keepdims=True), deviation])
+
+
+def level_error(config: TrainVAE, posterior: Posterior, audio: Array, scale: Array) -> Array:
+    """Compares the last channels with the levels of mel bands, which `scale` normalises: -> [B]."""
+    hop = audio.shape[1] // posterior.mean.shape[1]
+    levels = (stft.band_levels(audio, hop, config.level_channels) - scale[0]) / scale[1]
+    told = posterior.mean[..., -config.level_channels :]
+    return jnp.mean(jnp.square(told - levels), axis=(1, 2))
+
+
 def reconstruction_loss(
     config: TrainVAE, phase: VAEPhase, decoded: Array, posterior: Posterior, audio: Array
 ) -> tuple[Array, Metrics]:
-    """Sums the non-adversarial part of (2)."""
+    """Sums the part of (2) that needs neither a discriminator nor levels."""
     convergence, log_magnitude = stft.spectral_distance(
         decoded, audio, windows=config.windows, floor=config.floor, weighted=config.a_weighting
     )
@@ -184,6 +203,9 @@ def make_step(
         key = state_lib.step_key(state)
         decoded, posterior = reconstruct(networks.vae, vae, audio, key, phase)
         loss, metrics = reconstruction_loss(config, phase, decoded, posterior, audio)
+        if config.level_channels:
+            error = jnp.mean(level_error(config, posterior, audio, state.extra[_LEVELS]))
+            loss, metrics = loss + config.level_weight * error, metrics | {"loss/levels": error}
         if phase.adversarial:
             judge = functools.partial(
                 networks.discriminator.apply, {"params": state.params["discriminator"]}
@@ -222,7 +244,8 @@ def follow_spread(state: TrainState, spread: Array, phase: VAEPhase) -> tuple[Tr
     recent = optim.update_average(state.extra["spread"], spread, _SPREAD_DECAY, state.step)
     held = recent if phase.kl_weight > 0 else state.extra["held_spread"]
     growth = jnp.max(jnp.where(held > 0, recent / held, 1.0))
-    return state.replace(extra={"spread": recent, "held_spread": held}), growth
+    extra = state.extra | {"spread": recent, "held_spread": held}
+    return state.replace(extra=extra), growth
 
 
 def check_growth(config: TrainVAE, state: TrainState) -> None:
@@ -266,6 +289,8 @@ def init_state(config: TrainVAE, networks: Networks, audio: np.ndarray) -> Train
     }
     channels = networks.vae.config.decoder_input_channels
     extra = {"spread": jnp.zeros(channels), "held_spread": jnp.zeros(channels)}
+    if config.level_channels:
+        extra[_LEVELS] = measure_levels(config, jnp.asarray(audio), networks.vae.config.hop)
     return state_lib.init_state(key, params, rules, settings, extra)
 
 

@@ -154,6 +154,28 @@ def mel_distance(
     return jnp.mean(jnp.abs(log_mel(prediction) - log_mel(target)), axis=(1, 2, 3))
 
 
+def band_levels(audio: Array, hop: int, bands: int, *, floor_db: float = -70.0) -> Array:
+    """Measures how loud every mel band of every latent frame is, in dB.
+
+    A frame of `hop` samples is as loud as the three windows of that length which are centred in it
+    a quarter, a half and three quarters of the way, both channels together.
+
+    Args:
+      audio: [B, W, 2], W a multiple of `hop`.
+      hop: samples a frame.
+      bands: how many triangular bands the mel scale is divided into.
+      floor_db: the level of silence.
+
+    Returns:
+      [B, W / hop, bands]; white noise of deviation 1 has 0 dB in every band.
+    """
+    spectra = stft(audio, hop)
+    power = jnp.mean(jnp.square(spectra.real) + jnp.square(spectra.imag), axis=-3)
+    power = power @ jnp.asarray(mel_filters(hop, bands)) * (48_000 / hop)
+    frames = power[..., :-1, :].reshape(*power.shape[:-2], -1, 4, bands)
+    return 10 * jnp.log10(jnp.mean(frames[..., 1:, :], axis=-2) + 10 ** (floor_db / 10))
+
+
 def si_sdr(prediction: Array, target: Array) -> Array:
     """Measures 10 log10(‖a·target‖² / ‖a·target − prediction‖²) in dB, a = <p, t>/<t, t>.
 

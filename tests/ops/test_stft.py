@@ -142,3 +142,17 @@ def test_stereo_errors_ignore_level_and_see_collapse():
 def test_too_little_audio_is_refused():
     with pytest.raises(ValueError, match="more than 128 samples of audio; got 128"):
         stft.stft(jnp.zeros((1, 128, 2)), 256)
+
+
+def test_levels_of_noise_are_its_decibels_and_a_tone_stands_in_its_band_and_frame():
+    noise = 0.1 * jax.random.normal(jax.random.key(3), (4, 7680, 2))
+    levels = stft.band_levels(noise, 1920, 6)
+    assert levels.shape == (4, 4, 6)
+    # 16 frames of 80 bins and more: the mean of a band is known to a few per cent
+    np.testing.assert_allclose(jnp.mean(levels, axis=(0, 1)), -20.0, atol=0.7)
+
+    time = jnp.arange(7680)
+    tone = jnp.where((time >= 3840) & (time < 5760), jnp.sin(2 * jnp.pi * 3000 * time / 48_000), 0)
+    levels = stft.band_levels(jnp.stack([tone, tone], axis=-1)[None], 1920, 6)[0]
+    assert np.unravel_index(np.argmax(levels), levels.shape) == (2, 2)  # 1,945 to 4,112 Hz
+    np.testing.assert_allclose(levels[0], -70.0, atol=1e-3)  # silence has the floor

@@ -45,6 +45,8 @@ class TrainVAE(Run):
     held_out_frames: int = 51  # length of an evaluation clip
     windows: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64, 32)  # of the spectral loss
     floor: float = 1e-4  # of its magnitudes; noise at -80 dB
+    level_channels: int = 0  # latents, from the last, that shall tell the levels of mel bands
+    level_weight: float = 1.0  # of their squared error, in units of each band's variance
     a_weighting: bool = False  # weight its magnitudes by the ear's sensitivity
     waveform_weight: float = 2.0  # of |x - xhat| / |x|, root mean squares; fixes the phase
     convergence_weight: float = 1.0  # of the spectral convergence
