@@ -14,11 +14,12 @@ kl_weight 1e-4, adversarial 0.1, matching 5; for the last sixth no KL and advers
 (`configs/base/vae.py`). Without the KL nothing holds the latents: their spread is compared with
 what it was before, and a run whose latents outgrow `growth_limit` stops.
 
-How this differs from the release's trainer (stable-audio-tools): the levels, without which the
-latents of a small autoencoder are a waveform's coefficients, with signs that no flow model can
-foresee, and the beat is in none of them (level_channels=0 leaves them out); the waveform term, which fixes the
-phase; the shared norm of stereo pairs (ops/stft.py); parameters that start as a lapped transform
-(nn/lapped.py), since a nano run is too short to find one. (1) has no factor 1/2, as there.
+How this differs from the release's trainer (stable-audio-tools): the levels (level_channels=0
+leaves them out), without which the latents of a small autoencoder are a waveform's coefficients,
+with signs that no flow model can foresee, and the beat is in none of them; the waveform term,
+which fixes the phase; the shared norm of stereo pairs (ops/stft.py); parameters that start as a
+lapped transform (nn/lapped.py), since a nano run is too short to find one. (1) has no factor 1/2,
+as there.
 
     python -m train.vae --config configs/nano/vae.py
 """
