@@ -78,16 +78,23 @@ def write_cot(values: Mapping[str, Any]) -> str:
     import yaml
 
     chosen = {name: values[name] for name in WRITTEN if values.get(name) is not None}
+    chosen = canonical(chosen)
+    text = ""
+    if chosen:
+        text = yaml.dump(chosen, allow_unicode=True, sort_keys=True).strip()
+    return f"<think>\n{text}\n</think>"
+
+
+def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives values as chains of thought have them: "4/4" becomes 4, digits become numbers."""
+    chosen = dict(values)
     signature = chosen.get("timesignature")
     if isinstance(signature, str) and signature.endswith("/4"):
         chosen["timesignature"] = signature.split("/")[0]
     for name, value in chosen.items():
         if isinstance(value, str) and value.isdigit():
             chosen[name] = int(value)
-    text = ""
-    if chosen:
-        text = yaml.dump(chosen, allow_unicode=True, sort_keys=True).strip()
-    return f"<think>\n{text}\n</think>"
+    return chosen
 
 
 def reasoning_of(text: str) -> str:
