@@ -353,8 +353,7 @@ def main(config: TrainDiT) -> None:
     frozen = models.cast(frozen, config.model.frozen_dtype)
     batches = open_phases(config)
     check_held_out(config)
-    silence = loaded.silence_latent
-    silence = jnp.asarray(batches.current.silence_latent) if silence is None else silence
+    silence = models.common_silence(loaded, batches.current.silence_latent)
     setting = Setting(config, loaded.networks, silence if config.covers else None)
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:

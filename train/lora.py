@@ -34,7 +34,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -205,8 +204,7 @@ def main(config: TrainLoRA) -> None:
     frozen = models.cast(loaded.params, config.model.frozen_dtype)
     batches = SongBatches(config)
     check_held_out(config)
-    silence = loaded.silence_latent
-    silence = jnp.asarray(batches.style.silence_latent) if silence is None else silence
+    silence = models.common_silence(loaded, batches.style.silence_latent)
     setting = make_setting(config, loaded, silence)
     init_adapters = jax.jit(functools.partial(lora.init, spec=config.adapter))
     fresh = init_adapters(jax.random.key(config.seed), loaded.params["dit"])

@@ -11,7 +11,6 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.data.batch import Batch
@@ -112,12 +111,11 @@ def export(
       loaded: for the silence, if weights were loaded, and the networks' sizes.
       state: after the last step.
       frozen: {"teacher", "encoders"} parameters.
-      silence_latent: [1, S, C], where no weights were loaded.
+      silence_latent: [1, S, C], of the data (`models.common_silence`).
       workdir: of the run; all goes into its `export`.
     """
     config, own, folder = game.config, state.best("student"), workdir / "export"
-    silence = loaded.silence_latent
-    silence = jnp.asarray(silence_latent) if silence is None else silence
+    silence = models.common_silence(loaded, silence_latent)
     student = forms.merge(config, "student", own, frozen["teacher"])
     parts = frozen["encoders"] | {"dit": student}
     models.export(config.model, distilled(loaded), parts, silence, folder)

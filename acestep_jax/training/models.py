@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
 
 import acestep_jax
 from acestep_jax import weights
@@ -30,6 +32,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 ASSETS = pathlib.Path(acestep_jax.__file__).parent / "assets"
 _ASSET = "asset:"
 _NANO_TEXT_ENCODER = "asset:nano/text_encoder"
+_SILENCE_TOLERANCE = 0.05  # of latents near unit variance; float16 and bfloat16 differ by 0.004
+_EDGE = 32  # frames at either end of silence that know where it ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +97,34 @@ def load(config: Model, seed: int = 0) -> Loaded:
     if text is not None:
         params["text_encoder"] = text.params
     return Loaded(networks, params, package.silence_latent if package else None)
+
+
+def common_silence(loaded: Loaded, of_data: np.ndarray) -> Array:
+    """Chooses the encoded silence of a run: that of its weights, if the data has the same.
+
+    Weights and latents belong together through their autoencoder, and silence betrays it. Where the
+    two differ the run goes on, aloud, with the silence of the data: so weights are brought over to
+    another autoencoder.
+
+    Args:
+      loaded: the networks of the run.
+      of_data: [1, S, C], the encoded silence of the latents that it reads.
+    """
+    if loaded.silence_latent is None:
+        return jnp.asarray(of_data)
+    ours, theirs = np.asarray(loaded.silence_latent, np.float32)[0], of_data[0]
+    length = min(len(ours), len(theirs))
+    edge = min(_EDGE, length // 4)
+    common = slice(edge, length - edge)
+    apart = float(np.mean(np.abs(ours[common] - theirs[common])))
+    if apart <= _SILENCE_TOLERANCE:
+        return loaded.silence_latent
+    logging.warning(
+        "silence in the data is %.2f away from that of the weights: the latents come from another "
+        "autoencoder than the weights were trained on. The run takes the silence of the data.",
+        apart,
+    )
+    return jnp.asarray(of_data)
 
 
 def shapes(networks: Networks) -> Params:
