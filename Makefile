@@ -58,10 +58,15 @@ $(WORK)/.audio: $(VENV)/.installed-nano
 
 $(WORK)/.vae: $(WORK)/.audio
 	$(RUN) -m train.vae --config configs/nano/vae.py --workdir $(WORK)/vae
-	mkdir -p $(NANO)/vae && cp -r $(WORK)/vae/vae/. $(NANO)/vae
 	@touch $@
 
-$(WORK)/.shards: $(WORK)/.vae
+$(WORK)/.levels: $(WORK)/.vae
+	$(RUN) -m train.vae --config configs/nano/vae_levels.py --workdir $(WORK)/levels \
+	  --set weights=$(WORK)/vae/vae
+	mkdir -p $(NANO)/vae && cp -r $(WORK)/levels/vae/. $(NANO)/vae
+	@touch $@
+
+$(WORK)/.shards: $(WORK)/.levels
 	$(RUN) -m acestep_jax.data.vocabulary --out $(NANO)/text_encoder
 	rm -rf data/shards
 	$(RUN) -m acestep_jax.data.make --data_dir data --stems --stages prepare embed
