@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,13 +99,15 @@ def place(run: Shapes, mesh: jax.sharding.Mesh) -> Shapes:
     """Says where on the mesh everything lives."""
     shared = mesh_lib.batch_sharding(mesh)
     return run._replace(
-        state=_placed(run.state, mesh_lib.state_shardings(run.state, mesh)),
-        frozen=_placed(run.frozen, mesh_lib.parameter_shardings(run.frozen, mesh)),
-        batch=_placed(run.batch, jax.tree.map(lambda _: shared, run.batch)),
+        state=placed(run.state, mesh_lib.state_shardings(run.state, mesh)),
+        frozen=placed(run.frozen, mesh_lib.parameter_shardings(run.frozen, mesh)),
+        batch=placed(run.batch, jax.tree.map(lambda _: shared, run.batch)),
     )
 
 
-def _placed(tree: Any, places: Any) -> Any:
+def placed(tree: Any, places: Any) -> Any:
+    """Gives the shapes of a tree with their places."""
+
     def one(leaf: Any, where: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
@@ -122,10 +124,11 @@ def resident(run: Shapes) -> dict[str, int]:
         "teacher": frozen["teacher"],
         "encoders": frozen["encoders"],
     }
-    return {name: _local_bytes(tree) for name, tree in parts.items()}
+    return {name: local_bytes(tree) for name, tree in parts.items()}
 
 
-def _local_bytes(tree: Any) -> int:
+def local_bytes(tree: Any) -> int:
+    """Adds up what a tree of placed shapes takes on one device, keys of random numbers aside."""
     leaves = [
         x for x in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
     ]
@@ -144,7 +147,10 @@ def compile_steps(steps: Any, run: Shapes, mesh: jax.sharding.Mesh) -> list[Stag
     index = jax.ShapeDtypeStruct((), np.int32, sharding=mesh_lib.replicated(mesh))
 
     def go(name: str, *arguments: Any) -> Any:
-        stage, result = _compile(name, getattr(steps, name), arguments, run)
+        trained = (run.state.params, run.frozen)
+        stage, result = compile_step(
+            name, getattr(steps, name), arguments, trained, run.batch.latents
+        )
         stages.append(stage)
         return result
 
@@ -158,10 +164,24 @@ def compile_steps(steps: Any, run: Shapes, mesh: jax.sharding.Mesh) -> list[Stag
     return stages
 
 
-def _compile(name: str, step: Any, arguments: tuple[Any, ...], run: Shapes) -> tuple[Stage, Any]:
+def compile_step(
+    name: str, step: Any, arguments: tuple[Any, ...], params: Any, batch: jax.ShapeDtypeStruct
+) -> tuple[Stage, Any]:
+    """Compiles a step from placed shapes.
+
+    Args:
+      name: of the step.
+      step: a jitted function.
+      arguments: placed shapes.
+      params: placed shapes of every parameter, whose shares gradients have.
+      batch: one array of the batch.
+
+    Returns:
+      What it takes, and its results as placed shapes.
+    """
     begin = time.monotonic()
     traced = step.trace(*arguments)
-    computed = _computed(traced.jaxpr.jaxpr, arguments, run)
+    computed = _computed(traced.jaxpr.jaxpr, arguments, params, batch)
     program = traced.lower().compile()
     text, memory = program.as_text(), program.memory_analysis()
     found = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -175,24 +195,24 @@ def _compile(name: str, step: Any, arguments: tuple[Any, ...], run: Shapes) -> t
         forwards(text),
         time.monotonic() - begin,
     )
-    return stage, _placed(traced.out_info, program.output_shardings)
+    return stage, placed(traced.out_info, program.output_shardings)
 
 
-def _computed(jaxpr: Any, arguments: tuple[Any, ...], run: Shapes) -> int:
+def _computed(
+    jaxpr: Any, arguments: tuple[Any, ...], params: Any, batch: jax.ShapeDtypeStruct
+) -> int:
     """Adds the arguments that a step reads to the most that is alive besides."""
     leaves = jax.tree.leaves(arguments)
     read = {var for eqn in jaxpr.eqns for var in eqn.invars if not hasattr(var, "val")}
     read |= {var for var in jaxpr.outvars if not hasattr(var, "val")}
     used = [leaf for leaf, var in zip(leaves, jaxpr.invars, strict=True) if var in read]
-    batch = run.batch.latents
     local = batch.sharding.shard_shape(batch.shape)[0]
-    trained = (run.state.params, run.frozen)
     shares = footprint.Shares(
         batch.shape[0],
         batch.shape[0] // local,
-        footprint.parameter_shares(trained, jax.tree.map(lambda x: x.sharding, trained)),
+        footprint.parameter_shares(params, jax.tree.map(lambda x: x.sharding, params)),
     )
-    return _local_bytes(used) + footprint.peak(jaxpr, shares)
+    return local_bytes(used) + footprint.peak(jaxpr, shares)
 
 
 def forwards(text: str) -> int:
@@ -217,12 +237,19 @@ def rehearse(make_steps: Callable[..., Any], config: Distill) -> list[Stage]:
     mesh = mesh_lib.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         run = place(shapes(config), mesh)
-        print(f"{config.name} on {mesh.size} devices, {_mesh_text(mesh)}; GiB a device:")
-        kept = resident(run)
-        for name, size in {**kept, "all that stays": sum(kept.values())}.items():
-            print(f"  {name:20} {size / _GIB:10.4f}")
         places = jax.tree.map(lambda x: x.sharding, run.state)
         stages = compile_steps(make_steps(run.game, places), run, mesh)
+    report(config.name, mesh, resident(run), stages)
+    return stages
+
+
+def report(
+    name: str, mesh: jax.sharding.Mesh, kept: Mapping[str, int], stages: Sequence[Stage]
+) -> None:
+    """Prints what stays on each device, and what every step takes."""
+    print(f"{name} on {mesh.size} devices, {_mesh_text(mesh)}; GiB a device:")
+    for part, size in {**kept, "all that stays": sum(kept.values())}.items():
+        print(f"  {part:20} {size / _GIB:10.4f}")
     print(
         f"  {'step':12} {'computed':>10} {'XLA':>10} {'ratio':>6} {'TFLOP':>10} "
         f"{'GiB received':>13} {'DiTs':>5} {'compiled in':>11}"
@@ -233,7 +260,6 @@ def rehearse(make_steps: Callable[..., Any], config: Distill) -> list[Stage]:
             f"{s.computed / s.found:6.2f} {s.operations / 1e12:10.4f} {s.received / _GIB:13.4f} "
             f"{s.forwards:5} {s.seconds:9.0f} s"
         )
-    return stages
 
 
 def _mesh_text(mesh: jax.sharding.Mesh) -> str:

@@ -1,0 +1,36 @@
+"""Tunes the nano planner so that its codes tell a listener the song that was asked for.
+
+Method:   group-relative policy optimisation on audio codes behind the song's own chain of thought,
+          mutual information with caption, lyrics and metadata as reward (train/grpo_planner.py).
+Command:  python -m train.grpo_planner --config configs/nano/grpo_planner.py
+Before:   a trained planner in the package, or model.weights=runs/nano_planner/export.
+Cost:     not measured yet.     Expect:  not known yet.
+"""
+
+from acestep_jax.training.config import Data, Optimizer
+from acestep_jax.training.recipes.grpo_planner import Asking, GrpoPlanner, PmiReward, toy_grpo
+from acestep_jax.training.recipes.planner import PlannerModel
+
+
+def get_config(quick: bool = False) -> GrpoPlanner:
+    """Gives the run; `quick` takes two steps from random weights."""
+    config = GrpoPlanner(
+        name="nano_grpo_planner",
+        num_steps=200,
+        model=PlannerModel(preset="planner_nano", weights="asset:nano/planner"),
+        asking=Asking(plan="given", seconds=(10, 14)),
+        reward=PmiReward(),
+        group=8,
+        trained="codes",
+        variant="dapo",
+        kl="k3",
+        kl_weight=0.02,
+        optimizer=Optimizer(
+            peak_lr=1e-4, warmup_steps=10, b2=0.99, weight_decay=0.0, ema_decay=0.9
+        ),
+        data=Data(shards="data/shards/own", batch_size=8),
+        log_every=5,
+        save_every=50,
+        eval_every=50,
+    )
+    return toy_grpo(config) if quick else config

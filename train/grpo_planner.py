@@ -1,0 +1,538 @@
+"""Teaches the planner to write codes from which a listener can tell the song that was asked for.
+
+The reward needs nobody's judgement: the planner, frozen as it was, reads the codes and is asked for
+caption, lyrics and metadata (ops/pmi.py). One step:
+
+    roll out   M answers to each of N prompts, by the compiled decoder under its grammar
+    score      PMI of the codes; group advantages; log-probabilities under the frozen reference
+    update     clipped ratio of masked and renormalised log-probabilities, plus a divergence   (1)
+
+    L = mean_t -min(rho_t A, clip(rho_t) A) + w mean_t KL_t,    rho = p(token) / p_old(token)    (1)
+
+A token's probability is the one that it was drawn with: among the tokens that the grammar allows,
+at the temperature of the draw. Fixed tokens have no probability and no loss. Groups whose answers
+are all worth the same are left out of every mean.
+
+How this differs from GRPO (arXiv:2402.03300): the algorithm is a choice (`variant`: GRPO, Dr. GRPO,
+DAPO, RLOO, GSPO), DAPO's mean over all tokens by default, since one within each answer is biased
+where lengths differ; with one update a rollout the ratio is one, and old probabilities are the
+present ones without gradient; the estimator of the divergence is chosen for its gradient.
+The scorer never learns: a policy that scored itself could forget to guess the text without codes.
+
+    python -m train.grpo_planner --config configs/nano/grpo_planner.py   (--dry_run: compile only)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from acestep_jax import weights
+from acestep_jax.data import briefs, sources
+from acestep_jax.data.briefs import BriefBatch, BriefBatches, BriefSpec
+from acestep_jax.data.loader import NANO_TOKENIZER
+from acestep_jax.nn import lora
+from acestep_jax.nn.config import PLANNERS
+from acestep_jax.ops import policy
+from acestep_jax.ops.grammar import Grammar
+from acestep_jax.ops.logits import Rules
+from acestep_jax.sampling import decode, scoring
+from acestep_jax.sampling.decode import Prompts, Span, Written
+from acestep_jax.sampling.scoring import Rescored
+from acestep_jax.tasks import tokens as tokens_lib
+from acestep_jax.tasks.planning import grammar
+from acestep_jax.tasks.planning.grammar import Book, Rulebook
+from acestep_jax.tasks.planning.listener import Listener
+from acestep_jax.tasks.planning.vocabulary import Vocabulary
+from acestep_jax.tasks.request import CODES_PER_SECOND, NUM_CODES
+from acestep_jax.training import cli, loop, models, optim, rehearsal_policy, rewards
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import state as state_lib
+from acestep_jax.training.recipes.grpo_planner import GrpoPlanner
+from acestep_jax.training.rehearsal_policy import Described
+from acestep_jax.training.state import TrainState
+from acestep_jax.typing import Array, Key, Params
+from train import planner
+
+Metrics = dict[str, Array]
+
+
+class Setting(NamedTuple):
+    """What steps need besides arrays.
+
+    Attributes:
+      config: the run.
+      module: the policy, which takes adapters beside its parameters with `lora`.
+      listener: the scorer; its module is a Qwen3, perhaps of other sizes.
+      span: of the codes.
+    """
+
+    config: GrpoPlanner
+    module: Any
+    listener: Listener
+    span: Span
+
+
+class Frozen(NamedTuple):
+    """What never changes: parameters of reference and scorer, and the grammar's tables.
+
+    With `lora` the reference is also what adapters stand beside; `scorer` is None where the
+    reference scores.
+    """
+
+    reference: Params
+    scorer: Params | None
+    tables: Grammar
+
+
+class Experience(NamedTuple):
+    """What a rollout is learned from; B = N M answers, those to one prompt side by side.
+
+    Attributes:
+      advantage: [B].
+      mask: decisions that count [B, M].
+      reference: log-probabilities under the reference [B, M].
+      old: under the policy that wrote them; None where the present one did.
+    """
+
+    advantage: Array
+    mask: Array
+    reference: Array
+    old: Array | None
+
+
+# Rollout, reward, update --------------------------------------------------------------------------
+
+
+def roll_out(
+    setting: Setting, trained: Params, frozen: Frozen, batch: BriefBatch, key: Key
+) -> Written:
+    """Writes M answers to every prompt; [N M, ...]."""
+    asking, members = setting.config.asking, setting.config.group
+    count = batch.tokens.shape[0] * members
+    most = asking.seconds[1] * CODES_PER_SECOND
+    given = (setting.module, policy_params(setting, trained, frozen), prompts_of(batch))
+    keys = jax.random.split(key, count)
+    rules = Rules(jnp.full(count, asking.temperature, jnp.float32))
+    codes = jnp.repeat(batch.codes, members)
+    if asking.plan == "given":
+        nodes = frozen.tables.num_nodes
+        return decode.decode_codes(
+            *given,
+            keys,
+            setting.span,
+            (codes, codes),
+            rules,
+            budget=most + 1,
+            copies=members,
+            num_nodes=nodes,
+        )
+    return decode.decode_song(
+        *given,
+        keys,
+        frozen.tables,
+        jnp.repeat(batch.programs, members, axis=0),
+        codes // CODES_PER_SECOND,
+        setting.span,
+        (rules, rules),
+        budget=(asking.plan_tokens, most),
+        copies=members,
+    )
+
+
+def judge(
+    setting: Setting, frozen: Frozen, batch: BriefBatch, written: Written
+) -> tuple[rewards.Worth, Rescored]:
+    """Scores answers, and evaluates them under the reference."""
+    config = setting.config
+    reference = rescore(setting, frozen.reference, frozen, batch, written)
+    scorer = frozen.reference if frozen.scorer is None else frozen.scorer
+    worth = rewards.listen(
+        config.reward, setting.listener, scorer, written, setting.span, batch.sheet
+    )
+    if config.reward.source == "likelihood":
+        likely = jnp.sum(reference.log_probs, axis=1) / jnp.maximum(reference.chosen.sum(1), 1)
+        worth = worth._replace(rewards=likely)
+    return worth, reference
+
+
+def experience(
+    setting: Setting, trained: Params, frozen: Frozen, batch: BriefBatch, written: Written
+) -> tuple[Experience, Metrics]:
+    """Turns answers into advantages, and the probabilities that the update compares with."""
+    config = setting.config
+    worth, reference = judge(setting, frozen, batch, written)
+    earned, old = worth.rewards, None
+    if config.updates > 1 or config.kl == "reward":
+        own = policy_params(setting, trained, frozen)
+        old = rescore(setting, own, frozen, batch, written).log_probs
+    if config.kl == "reward":
+        apart = jnp.where(reference.chosen, policy.k1(old, reference.log_probs), 0.0)
+        earned = earned - config.kl_weight * jnp.sum(apart, axis=1)
+    groups = earned.reshape(-1, config.group)
+    advantage, kept = policy.advantages(groups, config.algorithm)
+    counted = reference.chosen & trained_tokens(setting, written)
+    mask = counted & jnp.repeat(kept, config.group)[:, None]
+    metrics = worth.metrics | {
+        "reward/total": jnp.mean(worth.rewards),
+        "reward/spread": jnp.mean(policy.spread(groups)),
+        "reward/best_of_group": jnp.mean(jnp.max(worth.rewards.reshape(groups.shape), axis=1)),
+        "groups/kept": jnp.mean(kept),
+        **habits(setting, written),
+    }
+    return Experience(advantage.reshape(-1), mask, reference.log_probs, old), metrics
+
+
+def policy_objective(
+    trained: Params,
+    setting: Setting,
+    frozen: Frozen,
+    batch: BriefBatch,
+    written: Written,
+    learned: Experience,
+) -> tuple[Array, Metrics]:
+    """Evaluates (1)."""
+    config, mask = setting.config, learned.mask
+    own = policy_params(setting, trained, frozen)
+    now = rescore(setting, own, frozen, batch, written)
+    old = jax.lax.stop_gradient(now.log_probs) if learned.old is None else learned.old
+    cap = config.importance_cap
+    weighed = policy.importance(old, written.log_probs, cap) if cap else None
+    loss, metrics = policy.policy_loss(
+        now.log_probs,
+        old,
+        learned.advantage,
+        mask,
+        config.algorithm,
+        weights=weighed,
+        dual=config.dual_clip,
+    )
+    if config.kl != "reward" and config.kl_weight:
+        apart = policy.KL[config.kl](now.log_probs, learned.reference)
+        loss = loss + config.kl_weight * policy.average(apart, mask, config.algorithm.average)
+    sung = rewards.is_code(written, setting.span)
+    far = jax.lax.stop_gradient(policy.k3(now.log_probs, learned.reference))
+    metrics |= {
+        "loss": loss,
+        "kl/codes": policy.average(far, now.chosen & sung, "token"),
+        "kl/thought": policy.average(far, now.chosen & ~sung, "token"),
+        "entropy/codes": policy.average(now.entropies, now.chosen & sung, "token"),
+        "entropy/thought": policy.average(now.entropies, now.chosen & ~sung, "token"),
+        "policy/sampler_gap": policy.average(jnp.abs(old - written.log_probs), now.chosen, "token"),
+    }
+    return loss, metrics
+
+
+def rescore(
+    setting: Setting, params: Params, frozen: Frozen, batch: BriefBatch, written: Written
+) -> Rescored:
+    """Evaluates what was written under some parameters, as it was drawn."""
+    return scoring.rescore(
+        setting.module,
+        params,
+        prompts_of(batch),
+        written,
+        frozen.tables,
+        setting.span,
+        setting.config.asking.temperature,
+        columns=setting.config.columns,
+        codes_only=setting.config.asking.plan == "given",
+    )
+
+
+def trained_tokens(setting: Setting, written: Written) -> Array:
+    """Tells which written tokens [B, M] the loss counts, where they were drawn."""
+    sung = rewards.is_code(written, setting.span)
+    return {"all": jnp.ones_like(sung), "thought": ~sung, "codes": sung}[setting.config.trained]
+
+
+def habits(setting: Setting, written: Written) -> Metrics:
+    """Measures how answers look: lengths, and how much codes repeat themselves."""
+    sung = rewards.is_code(written, setting.span)
+    pairs = sung[:, 1:] & sung[:, :-1]
+    same = pairs & (written.tokens[:, 1:] == written.tokens[:, :-1])
+    return {
+        "answers/tokens": jnp.mean(written.lengths.astype(jnp.float32)),
+        "answers/codes": jnp.mean(jnp.sum(sung, axis=1, dtype=jnp.float32)),
+        "answers/unfinished": jnp.mean(~written.finished),
+        "answers/repeated": jnp.sum(same) / jnp.maximum(jnp.sum(pairs), 1),
+    }
+
+
+def prompts_of(batch: BriefBatch) -> Prompts:
+    """Gives the prompts as decoding takes them."""
+    return Prompts(batch.tokens, batch.mask)
+
+
+def policy_params(setting: Setting, trained: Params, frozen: Frozen) -> Params:
+    """Gives what the policy is applied with: its own parameters, or the reference with adapters."""
+    return planner.planner_params(setting.config, trained, frozen.reference)
+
+
+# Steps: the only jit of the file ------------------------------------------------------------------
+
+
+def make_state(config: GrpoPlanner, trained: Params) -> TrainState:
+    """Makes the state before the first step."""
+    optimizer = make_optimizer(config, trained)
+    key = jax.random.key(config.seed)
+    return state_lib.init_state(
+        key, {"planner": trained}, {"planner": optimizer}, {"planner": config.optimizer}
+    )
+
+
+def make_optimizer(config: GrpoPlanner, trained: Params) -> Any:
+    """Builds the optimizer; decaying rates end with the last update of the run."""
+    return optim.make_optimizer(config.optimizer, config.num_steps * config.updates, trained)
+
+
+class Steps(NamedTuple):
+    """The compiled parts of a step; what returns a state donates the one it was given."""
+
+    roll_out: Callable[..., Written]  # (state, frozen, batch)
+    judge: Callable[..., tuple[Experience, Metrics]]  # (state, frozen, batch, written)
+    update: Callable[..., tuple[TrainState, Metrics]]  # (state, frozen, batch, written, learned)
+    advance: Callable[[TrainState], TrainState]  # counts the step
+
+
+def make_steps(setting: Setting, places: TrainState | None = None) -> Steps:
+    """Compiles the parts of a step.
+
+    Args:
+      setting: configuration and modules.
+      places: where the state lives (`mesh.state_shardings`); None for one device.
+    """
+
+    def write(state: TrainState, frozen: Frozen, batch: BriefBatch) -> Written:
+        key = state_lib.step_key(state)
+        return roll_out(setting, state.params["planner"], frozen, batch, key)
+
+    def learn(
+        state: TrainState, frozen: Frozen, batch: BriefBatch, written: Written
+    ) -> tuple[Experience, Metrics]:
+        return experience(setting, state.params["planner"], frozen, batch, written)
+
+    def update(
+        state: TrainState, frozen: Frozen, batch: BriefBatch, written: Written, learned: Experience
+    ) -> tuple[TrainState, Metrics]:
+        given = {"frozen": frozen, "batch": batch, "written": written, "learned": learned}
+        loss = functools.partial(policy_objective, setting=setting, **given)
+        optimizer = make_optimizer(setting.config, state.params["planner"])
+        return state_lib.value_and_update(
+            state, "planner", loss, optimizer, setting.config.optimizer
+        )
+
+    return Steps(
+        roll_out=jax.jit(write),
+        judge=jax.jit(learn),
+        update=jax.jit(update, donate_argnums=0, out_shardings=(places, None)),
+        advance=jax.jit(state_lib.advance, donate_argnums=0, out_shardings=places),
+    )
+
+
+def iterate(
+    config: GrpoPlanner, steps: Steps, state: TrainState, frozen: Frozen, batch: BriefBatch
+) -> tuple[TrainState, Metrics]:
+    """Runs one step."""
+    written = steps.roll_out(state, frozen, batch)
+    learned, metrics = steps.judge(state, frozen, batch, written)
+    for _ in range(config.updates):
+        state, more = steps.update(state, frozen, batch, written, learned)
+        metrics |= more
+    return steps.advance(state), metrics
+
+
+def make_held_out(
+    setting: Setting, frozen: Frozen, book: Book, mesh: jax.sharding.Mesh
+) -> Callable[[Params], dict[str, float]]:
+    """Gives trained -> mean rewards of held-out prompts; prompts and keys are always the same."""
+    config = setting.config
+
+    @jax.jit
+    def evaluate(trained: Params, frozen: Frozen, batch: BriefBatch, key: Key) -> Metrics:
+        written = roll_out(setting, trained, frozen, batch, key)
+        worth, _ = judge(setting, frozen, batch, written)
+        return worth.metrics | {"reward/total": jnp.mean(worth.rewards)} | habits(setting, written)
+
+    def held_out(trained: Params) -> dict[str, float]:
+        batches, tables = open_briefs(config, book, "validation"), []
+        for number in range(config.eval_batches):
+            batch = mesh_lib.place_batch(next(batches), mesh)
+            tables.append(evaluate(trained, frozen, batch, jax.random.key(number)))
+        means = jax.tree.map(lambda *parts: float(sum(parts) / len(parts)), *tables)
+        return {f"eval/{name}": value for name, value in means.items()}
+
+    return held_out if config.eval_batches else lambda trained: {}
+
+
+# The run, in the order it happens -----------------------------------------------------------------
+
+
+def open_briefs(config: GrpoPlanner, book: Book, split: str) -> BriefBatches:
+    """Opens the songs of a split as prompts."""
+    if config.data.shards == "synthetic":
+        songs: Any = sources.Synthetic(128, seed=config.seed)
+    else:
+        songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
+    return BriefBatches(
+        songs,
+        book,
+        brief_spec(config),
+        seed=config.seed + (split != "train"),
+        batch_size=config.data.batch_size,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+
+def brief_spec(config: GrpoPlanner) -> BriefSpec:
+    """Says how this run's prompts are made."""
+    asking = config.asking
+    return BriefSpec(
+        plan=asking.plan,
+        seconds=asking.seconds,
+        prompt_tokens=asking.prompt_tokens,
+        sheet_tokens=asking.sheet_tokens,
+        as_trained=config.reward.as_trained,
+    )
+
+
+def make_setting(
+    config: GrpoPlanner, sizes: Any, vocabulary: Vocabulary, scorer_sizes: Any = None
+) -> Setting:
+    """Builds policy and listener.
+
+    Args:
+      config: the run.
+      sizes: of the policy.
+      vocabulary: of both.
+      scorer_sizes: of a scorer of its own; by default those of the policy.
+    """
+    module = planner.build(config, sizes)
+    ears = planner.build(dataclasses.replace(config, lora=False), scorer_sizes or sizes)
+    reward, first = config.reward, vocabulary.first_code
+    listener = Listener.of(
+        ears, vocabulary, top_k=reward.top_k, recall=reward.recall, columns=config.columns
+    )
+    span = Span(first, first + vocabulary.num_codes, vocabulary.stop)
+    return Setting(config, module, listener, span)
+
+
+def make_book(config: GrpoPlanner, vocabulary: Vocabulary) -> Book:
+    """Builds the grammar of this run's thoughts."""
+    rules = Rulebook(
+        caption_tokens=config.asking.caption_tokens, seconds=(10, config.asking.seconds[1])
+    )
+    return grammar.build(vocabulary, rules)
+
+
+def load_scorer(config: GrpoPlanner) -> weights.Network | None:
+    """Loads a scorer of its own, where the configuration names one."""
+    where = config.reward.scorer
+    return weights.load_qwen3(models.locate(where)) if where else None
+
+
+def freeze(
+    config: GrpoPlanner, params: Params, scorer: Params | None, book: Book, mesh: jax.sharding.Mesh
+) -> Frozen:
+    """Puts on the mesh what never changes, in its own type."""
+    kept = [
+        None if tree is None else models.cast(tree, config.frozen_dtype)
+        for tree in (params, scorer)
+    ]
+    frozen = Frozen(*kept, jax.tree.map(jnp.asarray, book.tables))
+    return mesh_lib.place(frozen, frozen_places(frozen, mesh))
+
+
+def frozen_places(frozen: Frozen, mesh: jax.sharding.Mesh) -> Frozen:
+    """Says where on the mesh it lives; the tables are everywhere."""
+    return Frozen(
+        mesh_lib.parameter_shardings(frozen.reference, mesh),
+        None if frozen.scorer is None else mesh_lib.parameter_shardings(frozen.scorer, mesh),
+        jax.tree.map(lambda _: mesh_lib.replicated(mesh), frozen.tables),
+    )
+
+
+def start_of(config: GrpoPlanner, params: Params) -> Params:
+    """Gives what is trained at first: the parameters, or adapters that change nothing."""
+    if not config.lora:
+        return params
+    make = jax.jit(functools.partial(lora.init, spec=config.adapter))
+    return make(jax.random.key(config.seed), params)
+
+
+def main(config: GrpoPlanner) -> None:
+    """Trains, evaluates, and exports the planner."""
+    mesh = mesh_lib.make_mesh(config.mesh)
+    begin, scorer = planner.open_planner(config), load_scorer(config)
+    sizes = begin.network.config
+    vocabulary = Vocabulary.of(begin.tokenizer, sizes.vocab_size)
+    setting = make_setting(config, sizes, vocabulary, None if scorer is None else scorer.config)
+    book, trained = make_book(config, vocabulary), start_of(config, begin.network.params)
+    batches = open_briefs(config, book, "train")
+
+    with jax.set_mesh(mesh), loop.Loop(config) as run:
+        others = None if scorer is None else scorer.params
+        frozen = freeze(config, begin.network.params, others, book, mesh)
+        init = functools.partial(make_state, config, trained)
+        shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
+        state, start = run.restore_or_init(init, shardings, batches)
+        places = shardings(jax.eval_shape(init))
+        steps = Steps(*map(run.counted, make_steps(setting, places)))
+        held_out = make_held_out(setting, frozen, book, mesh)
+
+        for step in run.steps(start):
+            batch = mesh_lib.place_batch(next(batches), mesh)
+            state, metrics = iterate(config, steps, state, frozen, batch)
+            run.end_step(step, state, metrics, batches)
+            if step == start or (step + 1) % config.log_every == 0:
+                rewards.warn_saturated(config.reward, float(metrics["reward/saturated"]))
+            if config.eval_every and (step + 1) % config.eval_every == 0:
+                run.metrics.note(step + 1, held_out(state.best("planner")))
+
+        best = state.best("planner")
+        run.metrics.note(config.num_steps, held_out(best))
+        folder = planner.export(config, begin, best, begin.network.params, run.workdir / "export")
+        logging.warning("Planner saved in %s.", folder)
+
+
+def describe(config: GrpoPlanner) -> Described:
+    """Gives a run as shapes; prompts are as long as those of the nano tokenizer."""
+    sizes = PLANNERS[config.model.preset]
+    tokenizer = tokens_lib.load_tokenizer(str(weights.resolve(NANO_TOKENIZER)))
+    vocabulary = Vocabulary.of(tokenizer, PLANNERS["planner_nano"].vocab_size)
+    setting, book = make_setting(config, sizes, vocabulary), make_book(config, vocabulary)
+    if sizes.vocab_size != vocabulary.size:  # a released one: codes behind Qwen3's own tokens
+        first = sizes.vocab_size - planner.RELEASED_CODES
+        setting = setting._replace(span=Span(first, first + NUM_CODES, vocabulary.stop))
+    drawn = jax.eval_shape(setting.listener.module.init, jax.random.key(0), jnp.zeros((1, 2), int))
+    params = drawn["params"]
+    trained = jax.eval_shape(functools.partial(start_of, config), params)
+    tables = jax.tree.map(lambda x: _as_wide(x, vocabulary.size, sizes.vocab_size), book.tables)
+    kept = jax.eval_shape(lambda x: models.cast(x, config.frozen_dtype), params)
+    frozen = Frozen(kept, kept if config.reward.scorer else None, tables)
+    return Described(
+        state=jax.eval_shape(functools.partial(make_state, config), trained),
+        frozen=frozen,
+        batch=briefs.batch_shapes(book, brief_spec(config), config.data.batch_size),
+        frozen_places=functools.partial(frozen_places, frozen),
+        lead=lambda batch: batch.tokens,
+        make_steps=functools.partial(make_steps, setting),
+    )
+
+
+def _as_wide(table: Any, found: int, wanted: int) -> jax.ShapeDtypeStruct:
+    """Gives the shape of a table of the grammar for another vocabulary."""
+    shape = tuple(wanted if size == found else size for size in table.shape)
+    return jax.ShapeDtypeStruct(shape, jnp.asarray(table).dtype)
+
+
+if __name__ == "__main__":
+    cli.run(
+        main,
+        "configs/nano/grpo_planner.py",
+        functools.partial(rehearsal_policy.rehearse, describe),
+    )
