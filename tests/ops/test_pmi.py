@@ -12,7 +12,7 @@ import pytest
 from acestep_jax.ops import pmi
 from acestep_jax.ops.pmi import CONDITIONS, Marks
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/pmi_units.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/rewards/pmi_units.npz")
 META = json.loads(str(GOLDEN["meta"]))
 K = len(CONDITIONS)
 COMBINE = jax.jit(pmi.combine)

@@ -15,7 +15,7 @@ from acestep_jax.ops.pmi import CONDITIONS
 from acestep_jax.tasks.planning import listener as listener_lib
 from acestep_jax.tasks.planning.listener import Listener, Sheet
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/pmi_end_to_end.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden/rewards/pmi_end_to_end.npz")
 META = json.loads(str(GOLDEN["meta"]))
 UNDERSTOOD = ("bpm", "duration", "keyscale", "language", "timesignature", "caption", "lyrics")
 
