@@ -12,6 +12,7 @@ import pytest
 from acestep_jax.ops import alignment, dtw
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/rewards"
+RELEASED = alignment.Rules()
 TOKENS, FRAMES, LENGTH = 12, 144, 12  # as many blocks of twelve frames as there are tokens
 
 
@@ -21,7 +22,7 @@ def _score(maps, sung, tokens, frames, rules):
     return alignment.score(alignment.energy(maps, sizes, rules), sung, sizes, rules)
 
 
-def scored(*maps, sung=None, rules=alignment.Rules()):
+def scored(*maps, sung=None, rules=RELEASED):
     """Scores maps [N, M] as one padded batch of one shape."""
     batch = np.random.default_rng(0).random((8, 1, TOKENS + 1, FRAMES + 6)).astype(np.float32)
     real = np.zeros((8, 2), np.int32)
