@@ -19,7 +19,6 @@ short ones; they move little, and clips are 1e-4 to 1e-3. All float32: (1) overf
 Sources: (1) Flow-GRPO, arXiv:2505.05470, in whose time dt < 0; (2) arXiv:2509.05952.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -147,4 +146,5 @@ def recentred(log_ratios: Array) -> Array:
 
 def draw(rule: str, strength: float) -> Callable[..., Transition]:
     """Gives a rule by its name, at one strength."""
-    return functools.partial(RULES[rule], strength=strength)
+    step = RULES[rule]
+    return lambda x_t, velocity, t, t_next: step(x_t, velocity, t, t_next, strength)
