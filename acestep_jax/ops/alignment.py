@@ -216,6 +216,8 @@ def sharpen(maps: Array, sizes: Sizes, *, violence: float = 2.0, medfilt_width: 
       [B, N, M] float32; the cost of a path is its negative.
     """
     _check_width(medfilt_width)
+    if 0 in maps.shape:
+        return jnp.zeros((len(maps), *maps.shape[2:]))
     maps = maps.astype(jnp.float32)
     cells = jnp.broadcast_to(sizes.cells(maps.shape)[:, None], maps.shape)
     consensus = jax.nn.softmax(maps, axis=3, where=cells) * jax.nn.softmax(
