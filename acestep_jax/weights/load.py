@@ -1,4 +1,5 @@
-"""Loads checkpoint folders: diffusion packages in three layouts, autoencoders and Qwen3s.
+"""Loads checkpoint folders: diffusion packages in three layouts or as the difference from another
+(`difference`), autoencoders and Qwen3s.
 
 A folder that is not as it should be gives one `CheckpointError` naming everything that is wrong
 with it; a sound one is read leaf by leaf (see `convert`).
@@ -15,7 +16,7 @@ import numpy as np
 
 from acestep_jax.nn import config as nn_config
 from acestep_jax.nn.config import ModelConfig, Qwen3Config, VAEConfig
-from acestep_jax.weights import configs, convert, hub, names, tensorfile, torchfile
+from acestep_jax.weights import configs, convert, difference, hub, names, tensorfile, torchfile
 from acestep_jax.weights.checkpoint import (
     LAYOUTS,
     NATIVE_METADATA,
@@ -52,6 +53,9 @@ def load_model(
         or not finite; it lists them all.
     """
     folder, problems = hub.resolve(where), []
+    if (folder / difference.FILE).is_file():
+        base = load_model(difference.base_of(folder), dtype=dtype, shardings=shardings)
+        return difference.add(base, folder)
     layout = _detect_layout(folder) if layout == "auto" else layout
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)} or auto.")
