@@ -5,7 +5,10 @@ Method:   train/vae.py from the weights of configs/nano/vae.py, with a term that
           What a waveform's coefficients hide from a flow model, the beat before all, now stands in
           channels of its own (BUILD_NOTES.md, section 9).
 Command:  python -m train.vae --config configs/nano/vae_levels.py    (after configs/nano/vae.py)
-Cost:     2,100 steps of 2 x 0.68 s.
+Cost:     2,100 steps of 2 x 0.68 s in 17 minutes on about two thirds of two cores.
+Expect:   the last channels tell 87 % of the variance of the levels; SI-SDR 0.5 dB lower than
+          before, mel distance 0.22 for 0.25 on recordings. The beat explains 28 % of the last
+          channels, where it explained 4 % of all.
 """
 
 import dataclasses
