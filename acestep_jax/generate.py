@@ -2,11 +2,13 @@
 
     python -m acestep_jax.generate --caption "a quiet waltz" --instrumental --out waltz.flac
     python -m acestep_jax.generate --model checkpoints/acestep-v15-turbo --requests a.yaml --out a/
+    python -m acestep_jax.generate --lyrics_file boat.txt --best_of 8 --score aas --out boat.flac
 
 A file of requests is a JSON or YAML list; each entry has the fields of `tasks.request.Request`,
 with files in place of sound (`source`, `references`), and may name its own `out`. The ending of an
 output chooses its format: wav, flac, ogg or mp3. Its comment holds the request and the settings, so
-that the song can be made again.
+that the song can be made again. With `--best_of` a request is made several times, by seeds that
+follow its own, and what the rewards of training prefer is kept (`tasks.choosing`).
 """
 
 import argparse
@@ -20,7 +22,9 @@ from typing import Any
 
 from acestep_jax import compilation, songfiles, units
 from acestep_jax.songfiles import BadCall
-from acestep_jax.tasks.pipeline import Pipeline
+from acestep_jax.tasks import alignment, choosing
+from acestep_jax.tasks.alignment import Reading
+from acestep_jax.tasks.pipeline import Pipeline, Song
 from acestep_jax.tasks.planning import think
 from acestep_jax.tasks.planning.planner import Planner
 from acestep_jax.tasks.request import Request
@@ -51,10 +55,16 @@ def main(
         )
         if adapters:
             pipe = pipe.with_adapters(*adapters, merge=arguments.merge_lora)
-        if arguments.think is not None:
-            requests, entries = _think(arguments, requests, entries)
+        scores = _scores(arguments, requests)
+        planner = _planner(arguments) if arguments.think is not None or "pmi" in scores else None
+        requests, entries = _takes(arguments.best_of, requests, entries)
+        if planner is not None and arguments.think is not None:
+            requests, entries = _think(arguments, planner, requests, entries)
         settings = _settings(pipe.settings, arguments)
         songs = pipe.generate(requests, settings=settings, progress=Bars())
+        if arguments.best_of > 1:
+            best = _best(arguments, scores, pipe, planner, songs)
+            songs, entries = [songs[i] for i in best], [entries[i] for i in best]
         for song, out, entry in zip(songs, outs, entries, strict=True):
             songfiles.write_song(out, song, entry)
             print(f"{out}  {len(song.audio) / units.SAMPLE_RATE:.2f} s")
@@ -97,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--lora", nargs="*", default=[], metavar="PATH[:WEIGHT]", help="LoRA or LoKr, several")
     add("--merge_lora", action="store_true", help="add LoRA to the kernels: quicker sampling")
     add("--think", nargs="?", const="", metavar="PLANNER", help="let a planner fill in the request")
+    add("--best_of", type=int, default=1, metavar="N", help="make N takes of each, keep the best")
+    add("--score", default="aas", help="what takes are chosen by: aas, pmi (by a planner), aas,pmi")
+    add("--score_draws", type=int, default=4, help="draws of noise that aas is averaged over")
     add("--keep_caption", action="store_true", help="think, but leave the caption as it is")
     add("--caption", default="")
     add("--lyrics_file", type=pathlib.Path)
@@ -123,12 +136,63 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _planner(arguments: argparse.Namespace) -> Planner:
+    folder = think.find_planner(arguments.think or "", arguments.model)
+    return Planner.load(folder, dtype=arguments.dtype, rules=think.SONG_RULES)
+
+
+def _scores(arguments: argparse.Namespace, requests: Sequence[Request]) -> tuple[str, ...]:
+    """Reads what takes are chosen by; nothing where there is one take."""
+    if arguments.best_of < 1:
+        raise BadCall(f"--best_of {arguments.best_of}; make one take or more.")
+    if arguments.best_of == 1:
+        return ()
+    names = tuple(name.strip() for name in arguments.score.split(","))
+    choosing.check(requests, names)
+    return names
+
+
+def _takes(
+    count: int, requests: list[Request], entries: list[dict[str, Any]]
+) -> tuple[list[Request], list[dict[str, Any]]]:
+    """Repeats requests by other seeds; their entries tell the seed."""
+    if count == 1:
+        return requests, entries
+    takes = choosing.repeat(requests, count)
+    pairs = zip(takes, (entry for entry in entries for _ in range(count)), strict=True)
+    return takes, [entry | {"seed": take.seed} for take, entry in pairs]
+
+
+def _best(
+    arguments: argparse.Namespace,
+    names: Sequence[str],
+    pipe: Pipeline,
+    planner: Planner | None,
+    songs: Sequence[Song],
+) -> list[int]:
+    """Picks the best takes, and prints all scores."""
+    takes, latents = [song.request for song in songs], [song.latents for song in songs]
+    scores = {}
+    if "aas" in names:
+        heads = alignment.find_heads(arguments.model or arguments.preset, pipe.networks.config)
+        reading = Reading(heads, t=1 / songs[0].settings.steps, draws=arguments.score_draws)
+        scores["aas"] = choosing.alignment_scores(pipe, takes, latents, reading)
+    if planner is not None and "pmi" in names:
+        scores["pmi"] = choosing.information_scores(planner, pipe, takes, latents)
+    best = choosing.choose(list(scores.values()), arguments.best_of)
+    for i, take in enumerate(takes):
+        shown = "  ".join(f"{name} {values[i]:.4f}" for name, values in scores.items())
+        print(f"take with seed {take.seed}: {shown}{'  *' if i in best else ''}")
+    return best
+
+
 def _think(
-    arguments: argparse.Namespace, requests: list[Request], entries: list[dict[str, Any]]
+    arguments: argparse.Namespace,
+    planner: Planner,
+    requests: list[Request],
+    entries: list[dict[str, Any]],
 ) -> tuple[list[Request], list[dict[str, Any]]]:
     """Lets a planner fill requests in and write their codes; what it chose joins the entries."""
-    folder = think.find_planner(arguments.think, arguments.model)
-    planner = Planner.load(folder, dtype=arguments.dtype, rules=think.SONG_RULES)
     planned = think.plan_requests(planner, requests, rewrite_caption=not arguments.keep_caption)
     pairs = zip(entries, requests, planned, strict=True)
     return planned, [entry | think.changes(old, new) for entry, old, new in pairs]

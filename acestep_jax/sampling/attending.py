@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from acestep_jax.nn.dit import DiT
 from acestep_jax.nn.lora import Adapted
 from acestep_jax.nn.shallow import shallow
-from acestep_jax.ops import flow
 from acestep_jax.typing import Array, Key, Params
 
 Heads = tuple[tuple[int, tuple[int, ...]], ...]
@@ -78,11 +77,6 @@ def lyric_maps(
     whole = jnp.pad(whole, ((0, 0), (0, 0), (0, 0), (0, num_tokens)))
     cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, num_tokens, axis=2))
     return cut(whole, first).swapaxes(2, 3)
-
-
-def noised(data: Array, noise: Array, t: float) -> Array:
-    """Mixes finished latents [B, T, C] with noise for the pass, exactly noise at t = 1."""
-    return noise if t == 1 else flow.interpolate(data, noise, t)
 
 
 def draw_noise(keys: Key, draws: int, num_frames: int, channels: int) -> Array:

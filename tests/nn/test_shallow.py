@@ -40,15 +40,15 @@ def _adapted():
     return lora.WithAdapters(params(), lora.collection(adapters, 2.0))
 
 
-@pytest.mark.parametrize("layer", [0, 2, 3])
+@pytest.mark.parametrize("layer", [2, 3])
 def test_maps_of_a_shallow_network_are_those_of_the_whole(layer):
-    whole = _maps(DIT, _adapted(), tuple((each, (1, 3)) for each in (0, 2, 3)))
+    whole = _maps(DIT, _adapted(), tuple((each, (1, 3)) for each in (2, 3)))
     part = _maps(*shallow(DIT, _adapted(), layer + 1), ((layer, (1, 3)),))
     np.testing.assert_allclose(part[layer], whole[layer], atol=2e-6)  # measured 3e-7
     assert np.ptp(whole[layer]) > 0.01
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4, 5])
+@pytest.mark.parametrize("depth", [1, 4, 5])
 def test_the_parameters_kept_are_those_of_a_network_of_that_depth(depth):
     network, kept = shallow(DIT, params(), depth)
     inputs = (X, jnp.ones(2), CONTEXT, TOKENS)

@@ -1,0 +1,92 @@
+"""Songs listened to by their own DiT: batches, noise, and what cannot be scored."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acestep_jax.nn.config import MODELS
+from acestep_jax.tasks import alignment
+from acestep_jax.tasks.alignment import Reading
+from acestep_jax.tasks.condition import Conditions
+from acestep_jax.tasks.lyrics import LyricSpans
+from acestep_jax.tasks.request import BadRequest, Request
+from tests import tiny, tiny_pipeline
+
+HEADS = ((0, (1,)), (1, (0, 2)))
+CHANNELS = tiny.CONFIG.audio_acoustic_hidden_dim
+SONG = Request(lyrics="[verse]\nrow row your boat\ngently down", duration=10.0, language="en")
+
+
+@functools.cache
+def latents(seed=0):
+    return np.random.default_rng(seed).standard_normal((250, CHANNELS)).astype(np.float32)
+
+
+def scores(reading, *songs, room):
+    """Scores songs of ten frames and four lyric tokens, in a bucket of `room` frames."""
+    tokens, context = tiny.conditions(len(songs), room, tokens=8)
+    tokens, context = (x.at[:].set(x[:1]) for x in (tokens, context))
+    context = context.at[:, :10].set(tiny.conditions(1, 10)[1])
+    mask = jnp.ones((len(songs), 8), bool)
+    count = len(songs)
+    spans = LyricSpans(np.full(count, 2), np.full(count, 4), np.ones((count, 5), bool))
+    padded = jnp.stack([jnp.pad(song, ((0, room - 10), (0, 0))) for song in songs])
+    frames = jnp.broadcast_to(jnp.arange(room)[None] < 10, padded.shape[:2])
+    keys = jax.vmap(jax.random.key)(jnp.full(count, 7, jnp.uint32))
+    given = (padded, Conditions(tokens, mask, context), frames, spans, keys)
+    return alignment._score(tiny.networks().dit, reading, tiny.params()["dit"], *given)
+
+
+def test_a_song_scores_the_same_alone_and_in_a_padded_batch():
+    song, other = (jnp.asarray(latents(seed)[:10]) for seed in (0, 1))
+    reading = Reading(HEADS, draws=2)
+    alone = scores(reading, song, room=10)
+    together = scores(reading, other, song, room=16)
+    for part in ("coverage", "monotonicity", "confidence", "score"):
+        np.testing.assert_allclose(
+            getattr(together, part)[1], getattr(alone, part)[0], atol=1e-5, err_msg=part
+        )
+    assert together.score[0] != together.score[1]
+
+
+def test_a_song_is_judged_and_its_lyrics_get_times_in_order():
+    pipe = tiny_pipeline.pipe()
+    songs = [latents(), latents(1)]
+    verdict, other = alignment.judge(pipe, [SONG, SONG], songs, Reading(HEADS))
+    assert 0 < verdict.confidence <= 1 and 0 <= verdict.score <= verdict.confidence
+    assert verdict.score != other.score
+    assert verdict.conditions_score == other.conditions_score  # there the song is not heard
+    lines, words = alignment.time_lyrics(pipe, SONG, latents(), Reading(HEADS))
+    assert [line.text for line in lines] == SONG.lyrics.split("\n")
+    assert " ".join(word.text for word in words) == "row row your boat gently down"
+    times = [time for piece in words for time in (piece.start, piece.end)]
+    assert times == sorted(times) and 0 <= times[0] <= times[-1] <= 10
+
+
+def test_what_has_no_words_or_another_length_is_refused():
+    pipe = tiny_pipeline.pipe()
+    silent = Request(instrumental=True, duration=10.0)
+    with pytest.raises(BadRequest, match="without words"):
+        alignment.judge(pipe, [silent], [latents()], Reading(HEADS))
+    with pytest.raises(BadRequest, match="stands for 250"):
+        alignment.judge(pipe, [SONG], [latents()[:200]], Reading(HEADS))
+    with pytest.raises(ValueError, match=r"\(2, 0\).*layers 0 to 1 of 4"):
+        alignment.judge(pipe, [SONG], [latents()], Reading(((2, (0,)),)))
+    with pytest.raises(ValueError, match="listen at a t"):
+        Reading(HEADS, t=0.0)
+
+
+def test_heads_come_from_beside_the_weights_or_from_the_release(tmp_path):
+    assert alignment.find_heads(str(tmp_path), MODELS["turbo"]) == alignment.RELEASED_HEADS
+    with pytest.raises(FileNotFoundError, match="select some"):
+        alignment.find_heads(str(tmp_path), MODELS["xl_turbo"])
+    path = tmp_path / alignment.HEADS_FILE
+    path.write_text(json.dumps({"heads": {"0": [1], "1": [0, 2]}, "songs": 5}))
+    assert alignment.find_heads(str(tmp_path), MODELS["turbo"]) == HEADS
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="holds no heads"):
+        alignment.read_heads(path)
