@@ -1,0 +1,1 @@
+"""Whether reinforcement does what it says, and which ingredient does what."""

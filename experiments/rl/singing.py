@@ -1,0 +1,181 @@
+"""A tuned DiT beside its start: alignment, by readers that training had and had not, and style."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acestep_jax.ops import flow, timesteps
+from acestep_jax.training import alignment_reward, models
+from acestep_jax.training.recipes.grpo_dit import AasReward, GrpoDiT
+from acestep_jax.training.scene import Scene
+from acestep_jax.typing import Array, Key, Params
+from experiments.distill import measures
+from experiments.rl import gains
+from train import grpo_dit
+from train.grpo_dit import Prompts, Setting
+
+TUNED = "asset:nano/acestep-v15-nano-rl"
+_TRIES = 200
+"""Batches that are looked through for prompts with words to sing."""
+_SIZE = 8
+"""Prompts that are sampled at once."""
+
+
+class Stage(NamedTuple):
+    """What both are sampled on.
+
+    Attributes:
+      setting: of training, with full weights.
+      frozen: {"start", "encoders"}.
+      prompts: held-out ones that have words to sing, `_SIZE` at a time.
+      readers: {name: reward}, how songs are read: as in training, and by other heads.
+    """
+
+    setting: Setting
+    frozen: Params
+    prompts: list[Prompts]
+    readers: dict[str, AasReward]
+
+
+class Sung(NamedTuple):
+    """What one DiT sang: P prompts, M songs each.
+
+    Attributes:
+      latents: [P, M, T, C].
+      scores: {reader and part: [P, M]}.
+      far: squared distance of its velocity from the start's on its own songs [P, M].
+    """
+
+    latents: np.ndarray
+    scores: dict[str, np.ndarray]
+    far: np.ndarray
+
+
+def open_stage(config: GrpoDiT, prompts: int) -> Stage:
+    """Loads the start, and finds held-out prompts.
+
+    Raises:
+      ValueError: if too few of them have words to sing, or they are no whole number of batches.
+    """
+    if prompts % _SIZE:
+        raise ValueError(f"{prompts} prompts are no whole number of batches of {_SIZE}.")
+    config = dataclasses.replace(config, form="full", algorithm="nft")
+    loaded = models.load(config.model)
+    setting = grpo_dit.make_setting(config, loaded.networks)
+    frozen = grpo_dit.separate(config, loaded.params)
+    readers = {"aas": config.reward, "other heads": other_heads(config.reward, loaded)}
+    return Stage(setting, frozen, find_prompts(config, prompts), readers)
+
+
+def find_prompts(config: GrpoDiT, count: int) -> list[Prompts]:
+    """Collects prompts of the validation split that have words to sing."""
+    read, batches = grpo_dit.make_reader(config), models.open_batches(config, "validation")
+    rows: list[Prompts] = []
+    for _ in range(_TRIES):
+        given = read(next(batches))
+        for i in np.flatnonzero(np.asarray(given.lyrics.sung).any(1)):
+            rows.append(jax.tree.map(lambda x, i=i: np.asarray(x)[i], given))
+        if len(rows) >= count:
+            groups = [rows[start : start + _SIZE] for start in range(0, count, _SIZE)]
+            return [jax.tree.map(lambda *x: np.stack(x), *group) for group in groups]
+    raise ValueError(
+        f"only {len(rows)} held-out prompts have words to sing, not {count}; ask for fewer, or "
+        "name shards with more songs."
+    )
+
+
+def other_heads(reward: AasReward, loaded: models.Loaded) -> AasReward:
+    """Gives a reader that training never had: as many heads of the same layers, or of the next."""
+    sizes = loaded.networks.config
+    layers = sorted({layer for layer, _ in reward.heads})
+    everywhere = [
+        (layer, head)
+        for layer in [*layers, *(n for n in range(sizes.num_hidden_layers) if n not in layers)]
+        for head in range(sizes.num_attention_heads)
+    ]
+    free = [pair for pair in everywhere if pair not in reward.heads]
+    return dataclasses.replace(reward, heads=tuple(free[: len(reward.heads)]))
+
+
+def sing(stage: Stage, params: Params, songs: int, *, seed: int = 0) -> Sung:
+    """Samples and reads `songs` songs for every prompt; noise depends on the seed alone."""
+    setting = stage.setting
+    own = setting._replace(config=dataclasses.replace(setting.config, group=max(songs, 2)))
+
+    @jax.jit
+    def run(params: Params, frozen: Params, prompts: Prompts, key: Key) -> tuple[Array, Any, Array]:
+        noise_key, read_key, far_key = jax.random.split(key, 3)
+        scene, lyrics = grpo_dit.prepare(own, frozen, prompts)
+        velocity = grpo_dit.velocity_of(own, params, scene)
+        noise = jax.random.normal(noise_key, scene.real.shape)
+        latents = grpo_dit.follow(own.config, velocity, noise)
+        scores = {}
+        readers = {name: (reward, frozen["start"]) for name, reward in stage.readers.items()}
+        for name, (reward, reader) in (readers | {"self": (stage.readers["aas"], params)}).items():
+            scores[name] = alignment_reward.align(
+                reward, own.networks, reader, scene, latents, lyrics, read_key
+            )
+        return latents, scores, distance(own, params, frozen, scene, latents, far_key)
+
+    found = []
+    for number, prompts in enumerate(stage.prompts):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        found.append(jax.device_get(run(params, stage.frozen, prompts, key)))
+    return _gather(found, own.config.group)
+
+
+def distance(
+    setting: Setting, params: Params, frozen: Params, scene: Scene, songs: Array, key: Key
+) -> Array:
+    """Measures |v - v_start|^2 at drawn levels of finished songs, [B]: how far tuning went."""
+    time_key, noise_key = jax.random.split(key)
+    t = timesteps.sample_times(time_key, songs.shape[:1])
+    x_t = flow.interpolate(songs, jax.random.normal(noise_key, songs.shape), t)
+    ours, theirs = (
+        grpo_dit.velocity_of(setting, p, scene)(x_t, t) for p in (params, frozen["start"])
+    )
+    return jnp.mean((ours - theirs) ** 2, axis=(1, 2))
+
+
+def _gather(found: list[Any], members: int) -> Sung:
+    def whole(pick: Any) -> np.ndarray:
+        rows = np.concatenate([np.asarray(pick(part)) for part in found])
+        return rows.reshape(-1, members, *rows.shape[1:])
+
+    names = found[0][1]
+    scores = {name: whole(lambda part, n=name: part[1][n].score) for name in names}
+    for measure in ("coverage", "monotonicity", "confidence"):
+        scores[measure] = whole(lambda part, m=measure: getattr(part[1]["aas"], m))
+    return Sung(whole(lambda part: part[0]), scores, whole(lambda part: part[2]))
+
+
+def compare(tuned: Sung, start: Sung) -> dict[str, Any]:
+    """Measures what tuning gained, what it cost, and whether the reward was fooled.
+
+    The watch-list: the reader that the policy had of itself, heads that the reward never read, the
+    parts by themselves, how far the velocity moved, and style: the energy distance of latent
+    windows to the start's songs, beside that of the start's own first and second songs.
+    """
+    found = {
+        name: gains.compare(tuned.scores[name], start.scores[name])
+        for name in ("aas", "other heads", "self")
+    }
+    watched = {
+        name: gains.rounded(gains.gain(tuned.scores[name], start.scores[name]))
+        for name in ("coverage", "monotonicity", "confidence")
+    }
+    watched["velocity moved"] = gains.rounded(gains.mean(tuned.far))
+    watched["style"] = gains.rounded(style(tuned.latents[:, 0], start.latents[:, 1]))
+    watched["style, start"] = gains.rounded(style(start.latents[:, 0], start.latents[:, 1]))
+    spread = [float(x.latents.std(axis=1).mean()) for x in (tuned, start)]
+    watched["diversity"] = [round(spread[0] / spread[1], 4)] * 3
+    return {**found, "watched": watched}
+
+
+def style(ours: np.ndarray, theirs: np.ndarray) -> measures.Interval:
+    """Measures the energy distance between two sets of songs of other noise."""
+    pairs = measures.distances(ours, theirs)
+    return measures.bootstrap(lambda w: measures.energy(pairs, w), len(ours), draws=200)
