@@ -2,8 +2,8 @@
 
     python -m experiments.rl.reward_source [--quick]
 
-Expected: codes that are likely under the start are frequent ones; answers grow alike (distinct falls,
-repetition rises) and tell a listener nothing new.
+Expected: codes that are likely under the start are frequent ones; answers grow alike (distinct
+falls, repetition rises) and tell nothing new.
 """
 
 from experiments.rl import runner
