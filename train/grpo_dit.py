@@ -39,8 +39,11 @@ from acestep_jax.data.batch import Batch
 from acestep_jax.nn import lora
 from acestep_jax.nn.model import Networks
 from acestep_jax.ops import flow, flow_policy, losses, nft, policy, timesteps
+from acestep_jax.ops.alignment import Scores
 from acestep_jax.ops.solvers import VelocityFn
 from acestep_jax.tasks import tokens as tokens_lib
+from acestep_jax.tasks.alignment import Reading
+from acestep_jax.tasks.lyrics import LyricSpans
 from acestep_jax.training import (
     alignment_reward,
     cli,
@@ -65,10 +68,17 @@ Metrics = dict[str, Array]
 
 
 class Setting(NamedTuple):
-    """What steps need besides arrays: the run, and modules whose DiT takes adapters too."""
+    """What steps need besides arrays.
+
+    Attributes:
+      config: the run.
+      networks: modules, whose DiT takes adapters beside its parameters.
+      reading: how songs are read.
+    """
 
     config: GrpoDiT
     networks: Networks
+    reading: Reading
 
 
 class Prompts(NamedTuple):
@@ -256,10 +266,10 @@ def judge(
     return Learned(advantage.reshape(-1), jnp.repeat(kept, config.group)), metrics
 
 
-def score(setting: Setting, params: Params, songs: Songs, key: Key) -> alignment_reward.Scores:
+def score(setting: Setting, params: Params, songs: Songs, key: Key) -> Scores:
     """Scores songs by one reader."""
     return alignment_reward.align(
-        setting.config.reward,
+        setting.reading,
         setting.networks,
         params,
         songs.scene,
@@ -269,7 +279,7 @@ def score(setting: Setting, params: Params, songs: Songs, key: Key) -> alignment
     )
 
 
-def parts(scores: alignment_reward.Scores, heard: Array) -> Metrics:
+def parts(scores: Scores, heard: Array) -> Metrics:
     """Gives the means of the three measures over songs with lyrics."""
     names = ("coverage", "monotonicity", "confidence")
     return {f"reward/{n}": losses.masked_mean(getattr(scores, n), heard) for n in names}
@@ -480,8 +490,10 @@ def make_held_out(
 
 
 def make_setting(config: GrpoDiT, networks: Networks) -> Setting:
-    """Lets the DiT take adapters beside its parameters."""
-    return Setting(config, dataclasses.replace(networks, dit=lora.Adapted(networks.dit)))
+    """Lets the DiT take adapters beside its parameters, and finds the heads that are read."""
+    heads = alignment_reward.find_heads(config.reward, config.model, networks.config)
+    networks = dataclasses.replace(networks, dit=lora.Adapted(networks.dit))
+    return Setting(config, networks, alignment_reward.reading(config.reward, heads))
 
 
 def separate(config: GrpoDiT, params: Params) -> Params:
@@ -493,11 +505,9 @@ def separate(config: GrpoDiT, params: Params) -> Params:
 def make_reader(config: GrpoDiT) -> Callable[[Batch], Prompts]:
     """Gives batch -> prompts with their lyrics found, by the run's own tokenizer."""
     tokenizer = tokens_lib.load_tokenizer(str(models.tokenizer_folder(config.model)))
-    stop = tokenizer.token_to_id("<|endoftext|>")
-    spell = functools.cache(lambda i: tokenizer.decode([i], skip_special_tokens=False))
 
     def read(batch: Batch) -> Prompts:
-        return Prompts(batch, alignment_reward.read_lyrics(batch.lyric_tokens, spell, stop))
+        return Prompts(batch, alignment_reward.read_lyrics(tokenizer, batch.lyric_tokens))
 
     return read
 
@@ -538,15 +548,14 @@ def main(config: GrpoDiT) -> None:
 
 
 def describe(config: GrpoDiT) -> Described:
-    """Gives a run as shapes."""
-    networks = models.build(config.model)
+    """Gives a run as shapes, with an attention that is no processor's own."""
+    networks = models.build(dataclasses.replace(config.model, attention="portable"))
     setting = make_setting(config, networks)
     frozen = jax.eval_shape(functools.partial(separate, config), models.shapes(networks))
     size, room = config.data.batch_size, config.data.lyric_tokens
-    shape = jax.ShapeDtypeStruct
-    lyrics = Lyrics(
-        shape((size,), np.int32), shape((size,), np.int32), shape((size, room), np.bool_)
-    )
+    numbers = jax.ShapeDtypeStruct((size,), np.int32)
+    spans = LyricSpans(numbers, numbers, jax.ShapeDtypeStruct((size, room), np.bool_))
+    lyrics = Lyrics(spans, jax.ShapeDtypeStruct((size,), np.bool_))
     return Described(
         state=jax.eval_shape(functools.partial(make_state, setting), frozen["start"]),
         frozen=frozen,

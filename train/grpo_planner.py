@@ -505,6 +505,8 @@ def describe(config: GrpoPlanner) -> Described:
     tokenizer = tokens_lib.load_tokenizer(str(weights.resolve(NANO_TOKENIZER)))
     vocabulary = Vocabulary.of(tokenizer, PLANNERS["planner_nano"].vocab_size)
     setting, book = make_setting(config, sizes, vocabulary), make_book(config, vocabulary)
+    ears = dataclasses.replace(setting.listener, module=_portable(setting.listener.module))
+    setting = setting._replace(module=_portable(setting.module), listener=ears)
     if sizes.vocab_size != vocabulary.size:  # a released one: codes behind Qwen3's own tokens
         first = sizes.vocab_size - planner.RELEASED_CODES
         setting = setting._replace(span=Span(first, first + NUM_CODES, vocabulary.stop))
@@ -522,6 +524,11 @@ def describe(config: GrpoPlanner) -> Described:
         lead=lambda batch: batch.tokens,
         make_steps=functools.partial(make_steps, setting),
     )
+
+
+def _portable(module: Any) -> Any:
+    """Takes an attention that is not this processor's own, one head of one song at a time."""
+    return module.clone(attention="portable")
 
 
 def _as_wide(table: Any, found: int, wanted: int) -> jax.ShapeDtypeStruct:

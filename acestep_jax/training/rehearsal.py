@@ -233,7 +233,9 @@ def rehearse(make_steps: Callable[..., Any], config: Distill) -> list[Stage]:
       make_steps: (game, places) -> `train.distill.Steps`.
       config: the run; weights are not read, its presets give the sizes.
     """
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
+    # not the attention of this processor, which takes one head of one song after another
+    model = dataclasses.replace(config.model, weights="", attention="portable")
+    config = dataclasses.replace(config, model=model)
     mesh = mesh_lib.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         run = place(shapes(config), mesh)

@@ -13,6 +13,7 @@ Cost:     not run here: no device of that size was at hand.     Expect:  not kno
 """
 
 from acestep_jax.nn.lora import LoRA
+from acestep_jax.tasks.alignment import RELEASED_HEADS
 from acestep_jax.training.config import Data, Mesh, Model, Optimizer
 from acestep_jax.training.recipes.grpo_dit import AasReward, GrpoDiT, Nft, toy_grpo_dit
 
@@ -37,7 +38,7 @@ def get_config(quick: bool = False) -> GrpoDiT:
         policy=Optimizer(peak_lr=3e-4, b2=0.999, weight_decay=1e-4, ema_decay=0.9),
         algorithm="nft",
         nft=Nft(beta=1.0, time_law="turbo"),
-        reward=AasReward(draws=2),
+        reward=AasReward(heads=RELEASED_HEADS, draws=2),
         group=16,
         rollout_steps=8,
         rollout_shift=3.0,

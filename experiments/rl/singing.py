@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.ops import flow, timesteps
+from acestep_jax.tasks.alignment import Reading
 from acestep_jax.training import alignment_reward, models
-from acestep_jax.training.recipes.grpo_dit import AasReward, GrpoDiT
+from acestep_jax.training.recipes.grpo_dit import GrpoDiT
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Key, Params
 from experiments.distill import measures
@@ -31,13 +32,13 @@ class Stage(NamedTuple):
       setting: of training, with full weights.
       frozen: {"start", "encoders"}.
       prompts: held-out ones that have words to sing, `_SIZE` at a time.
-      readers: {name: reward}, how songs are read: as in training, and by other heads.
+      readers: how songs are read: as in training, and by other heads.
     """
 
     setting: Setting
     frozen: Params
     prompts: list[Prompts]
-    readers: dict[str, AasReward]
+    readers: dict[str, Reading]
 
 
 class Sung(NamedTuple):
@@ -66,7 +67,7 @@ def open_stage(config: GrpoDiT, prompts: int) -> Stage:
     loaded = models.load(config.model)
     setting = grpo_dit.make_setting(config, loaded.networks)
     frozen = grpo_dit.separate(config, loaded.params)
-    readers = {"aas": config.reward, "other heads": other_heads(config.reward, loaded)}
+    readers = {"aas": setting.reading, "other heads": other_heads(setting.reading, loaded)}
     return Stage(setting, frozen, find_prompts(config, prompts), readers)
 
 
@@ -76,7 +77,7 @@ def find_prompts(config: GrpoDiT, count: int) -> list[Prompts]:
     rows: list[Prompts] = []
     for _ in range(_TRIES):
         given = read(next(batches))
-        for i in np.flatnonzero(np.asarray(given.lyrics.sung).any(1)):
+        for i in np.flatnonzero(given.lyrics.valid):
             rows.append(jax.tree.map(lambda x, i=i: np.asarray(x)[i], given))
         if len(rows) >= count:
             groups = [rows[start : start + _SIZE] for start in range(0, count, _SIZE)]
@@ -87,17 +88,15 @@ def find_prompts(config: GrpoDiT, count: int) -> list[Prompts]:
     )
 
 
-def other_heads(reward: AasReward, loaded: models.Loaded) -> AasReward:
-    """Gives a reader that training never had: as many heads of the same layers, or of the next."""
+def other_heads(reading: Reading, loaded: models.Loaded) -> Reading:
+    """Gives a reader that training never had: as many heads, of the same layers where they have."""
     sizes = loaded.networks.config
-    layers = sorted({layer for layer, _ in reward.heads})
-    everywhere = [
-        (layer, head)
-        for layer in [*layers, *(n for n in range(sizes.num_hidden_layers) if n not in layers)]
-        for head in range(sizes.num_attention_heads)
-    ]
-    free = [pair for pair in everywhere if pair not in reward.heads]
-    return dataclasses.replace(reward, heads=tuple(free[: len(reward.heads)]))
+    used = {(layer, head) for layer, own in reading.heads for head in own}
+    layers = sorted(range(sizes.num_hidden_layers), key=lambda n: n not in dict(reading.heads))
+    free = [(n, h) for n in layers for h in range(sizes.dit.num_heads) if (n, h) not in used]
+    chosen = free[: len(used)]
+    grouped = {n: tuple(h for other, h in chosen if other == n) for n, _ in chosen}
+    return dataclasses.replace(reading, heads=tuple(sorted(grouped.items())))
 
 
 def sing(stage: Stage, params: Params, songs: int, *, seed: int = 0) -> Sung:
@@ -113,10 +112,10 @@ def sing(stage: Stage, params: Params, songs: int, *, seed: int = 0) -> Sung:
         noise = jax.random.normal(noise_key, scene.real.shape)
         latents = grpo_dit.follow(own.config, velocity, noise)
         scores = {}
-        readers = {name: (reward, frozen["start"]) for name, reward in stage.readers.items()}
-        for name, (reward, reader) in (readers | {"self": (stage.readers["aas"], params)}).items():
+        readers = {name: (how, frozen["start"]) for name, how in stage.readers.items()}
+        for name, (how, reader) in (readers | {"self": (stage.readers["aas"], params)}).items():
             scores[name] = alignment_reward.align(
-                reward, own.networks, reader, scene, latents, lyrics, read_key
+                how, own.networks, reader, scene, latents, lyrics, read_key
             )
         return latents, scores, distance(own, params, frozen, scene, latents, far_key)
 

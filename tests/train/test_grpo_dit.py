@@ -12,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acestep_jax.data.loader import NANO_TOKENIZER
+from acestep_jax.nn.config import MODELS
 from acestep_jax.ops import flow_policy, gaussian
+from acestep_jax.tasks import prompt, tokens
+from acestep_jax.tasks.alignment import Reading
+from acestep_jax.tasks.lyrics import LyricSpans
 from acestep_jax.training import alignment_reward
 from acestep_jax.training.alignment_reward import Lyrics
 from acestep_jax.training.config import Model
@@ -46,7 +51,8 @@ class Shifted:
         return gaussian.velocity(x, t, 0.0, 1.4**0.5) + shift
 
 
-SETTING = grpo_dit.Setting(CONFIG, types.SimpleNamespace(dit=Shifted()))
+HEADS = ((0, (0,)),)
+SETTING = grpo_dit.Setting(CONFIG, types.SimpleNamespace(dit=Shifted()), Reading(HEADS))
 START = {"shift": np.array([0.1, -0.2])}
 OWN = {"shift": np.array([0.15, -0.1])}
 B, T = 6, 5
@@ -59,7 +65,9 @@ SCENE = Scene(
     frame_mask=MASK,
     real=np.zeros((B, T, 2)),
 )
-LYRICS = Lyrics(np.zeros(B, int), np.full(B, 2), np.ones((B, 2), bool))
+LYRICS = Lyrics(
+    LyricSpans(np.zeros(B, int), np.full(B, 2), np.ones((B, 2), bool)), np.ones(B, bool)
+)
 LEARNED = Learned(np.array([1.0, -1.0, 0.0, 0.5, 0.5, -1.0]), np.array([True] * 3 + [False] * 3))
 PLAYERS = {"start": START, "old": START}
 
@@ -210,46 +218,25 @@ def test_a_group_may_begin_at_one_noise():
 
 # What is sung -------------------------------------------------------------------------------------
 
-PIECES = [
-    "# Languages",
-    "\n",
-    "en",
-    "\n\n",
-    "#",
-    " Lyric",
-    "\n",
-    "[",
-    "Verse",
-    "]",
-    "\n",
-    "la",
-    "[x",
-    "]",
-]
+PROMPTS = ("[verse]\nla la la\n", "[Instrumental]", "[verse]\n\n[chorus]\n", "oh")
 
 
-def test_lyrics_begin_behind_the_header_and_tags_are_not_sung():
-    stop = len(PIECES)
-    tokens = np.array([[*range(12), stop, stop, stop], [*range(7), 11, 12, 13, 11, stop, 0, 0, 0]])
-    lyrics = alignment_reward.read_lyrics(tokens, lambda i: PIECES[i], stop)
-    assert lyrics.start.tolist() == [7, 7] and lyrics.count.tolist() == [5, 4]
-    assert lyrics.sung[0, :5].tolist() == [False, False, False, True, True]
-    assert lyrics.sung[1, :4].tolist() == [True, False, False, True]
-    assert not lyrics.sung[:, 5:].any()
-    bare = alignment_reward.read_lyrics(np.array([[0, 1, 2, stop]]), lambda i: PIECES[i], stop)
-    assert bare.count.tolist() == [0] and not bare.valid.any()
+def test_prompts_with_words_are_told_from_those_without():
+    tokenizer = tokens.load_tokenizer(NANO_TOKENIZER)
+    rows = [tokens.tokenize(tokenizer, prompt.lyric_prompt(text, "en"), 48)[0] for text in PROMPTS]
+    lyrics = alignment_reward.read_lyrics(tokenizer, np.stack(rows))
+    assert lyrics.valid.tolist() == [True, False, False, True]
+    assert lyrics.spans.sung.shape == (4, 48)
+    begin, count = int(lyrics.spans.first[3]), int(lyrics.spans.count[3])
+    assert tokenizer.decode(rows[3][begin : begin + count].tolist()) == "oh"
 
 
-def test_rows_of_the_lyrics_are_taken_from_where_each_begins():
-    maps = np.arange(2 * 1 * 6 * 3, dtype=float).reshape(2, 1, 6, 3)
-    lyrics = Lyrics(np.array([1, 3]), np.array([2, 2]), np.ones((2, 2), bool))
-    found = alignment_reward.lyric_rows(jnp.asarray(maps), lyrics)
-    np.testing.assert_array_equal(found[0], maps[0, :, 1:3])
-    np.testing.assert_array_equal(found[1], maps[1, :, 3:5])
-
-
-def test_heads_are_grouped_by_layer():
-    assert alignment_reward.grouped(((3, 1), (0, 2), (3, 0))) == {0: (2,), 3: (1, 0)}
+def test_heads_are_those_named_or_those_known_of_the_weights():
+    sizes = MODELS["turbo"]
+    named = AasReward(heads=((1, (2,)),))
+    assert alignment_reward.find_heads(named, Model(), sizes) == ((1, (2,)),)
+    how = alignment_reward.reading(AasReward(steps=4, draws=3, powers=(0, 2, 1)), named.heads)
+    assert (how.t, how.draws, how.rules.powers) == (0.25, 3, (0, 2, 1))
 
 
 def test_settings_that_cannot_work_are_refused():
@@ -259,5 +246,5 @@ def test_settings_that_cannot_work_are_refused():
         dataclasses.replace(CONFIG, group=1)
     with pytest.raises(ValueError, match="of cps it is at most 1"):
         FlowGrpo(rule="cps", strength=2.0)
-    with pytest.raises(ValueError, match="heads is empty"):
-        AasReward(heads=())
+    with pytest.raises(ValueError, match="draws must be positive"):
+        AasReward(draws=0)

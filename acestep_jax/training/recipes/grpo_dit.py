@@ -8,8 +8,6 @@ from acestep_jax.ops.policy import Variant
 from acestep_jax.training.config import Data, Mesh, Model, Optimizer, Run, Samples, require
 from acestep_jax.training.recipes import toys
 
-RELEASED_HEADS = ((2, 6), (3, 10), (3, 11), (4, 3), (5, 8), (5, 9), (6, 8))
-"""(layer, head) of the seven alignment heads of the released 2B model, both counted from 0."""
 STILL = Optimizer(frozen=("",), clip_norm=0.0)
 """The optimizer of a network that is kept in the state and moved by other means."""
 
@@ -18,7 +16,9 @@ STILL = Optimizer(frozen=("",), clip_norm=0.0)
 class AasReward:
     """What a song is worth: the attention alignment score of its lyrics (ops/alignment.py)."""
 
-    heads: tuple[tuple[int, int], ...] = RELEASED_HEADS  # (layer, head) pairs that are read
+    # (layer, heads) that are read, all from 0; empty: alignment_heads.json beside the weights, or
+    # those of the release
+    heads: tuple[tuple[int, tuple[int, ...]], ...] = ()
     steps: int = 8  # songs are noised to t = 1 / steps, the last time of such a sampler, and read
     draws: int = 2  # of that noise, whose scores are averaged
     powers: tuple[int, int, int] = (2, 2, 1)  # of coverage, monotonicity and confidence; 0: out
@@ -28,7 +28,6 @@ class AasReward:
     log_self: bool = True  # log the policy's own score too: where it alone rises, it is fooled
 
     def __post_init__(self) -> None:
-        require(bool(self.heads), "reward.heads is empty; name (layer, head) pairs.")
         for field in ("steps", "draws"):
             require(getattr(self, field) > 0, f"reward.{field} must be positive.")
 
@@ -129,7 +128,7 @@ def toy_grpo_dit(config: GrpoDiT) -> GrpoDiT:
         model=dataclasses.replace(toys.MODEL, mask_padding=config.model.mask_padding),
         adapter=dataclasses.replace(config.adapter, rank=2),
         policy=toys.OPTIMIZER,
-        reward=dataclasses.replace(config.reward, heads=((0, 0), (1, 1)), draws=1),
+        reward=dataclasses.replace(config.reward, heads=((0, (0,)), (1, (1,))), draws=1),
         flow_grpo=dataclasses.replace(config.flow_grpo, window=1),
         group=2,
         rollout_steps=2,
