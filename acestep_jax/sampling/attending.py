@@ -9,8 +9,6 @@ over the whole condition, caption and timbre included. Without a condition mask 
 as well, which is what the release does.
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
@@ -63,7 +61,7 @@ def lyric_maps(
     dit, params = shallow(dit, params, 1 + max(layer for layer, _ in heads))
     variables = {"params": params}
     cross = dit.apply(variables, tokens, condition_mask, method="project_condition")
-    maps: Mapping[int, Array] = dit.apply(
+    maps = dit.apply(
         variables,
         x_t,
         jnp.broadcast_to(jnp.asarray(t, jnp.float32), x_t.shape[:1]),

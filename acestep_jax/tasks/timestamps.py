@@ -56,7 +56,7 @@ def lines(
       probabilities: of each token, if there are any.
     """
     texts = token_texts(ids, decode)
-    probabilities = np.asarray([*probabilities, *[0.0] * (len(ids) - len(probabilities))])
+    certain = np.asarray([*probabilities, *[0.0] * (len(ids) - len(probabilities))])
     breaks = [i + 1 for i, text in enumerate(texts) if "\n" in text]
     found, means = [], []
     for start, end in zip([0, *breaks], [*breaks, len(ids)], strict=True):
@@ -64,7 +64,7 @@ def lines(
         if text:
             span = round(float(times[start, 0]), 3), round(float(times[end - 1, 1]), 3)
             found.append(Timed(text, *span))
-            own = probabilities[start:end]
+            own = certain[start:end]
             means.append(own[own > 0].mean() if np.any(own > 0) else 0.0)
     return [
         dataclasses.replace(line, confidence=value)
