@@ -4,10 +4,11 @@ Method:   flow matching as in configs/nano/dit.py, from that run's weights; a th
           are repaints and stem tasks. Clips begin with a chord where chords are known: then their
           beats fall where the tempo says. (The tempo is not learned all the same, see Expect.)
 Command:  python -m train.dit --config configs/nano/dit_tasks.py    (after configs/nano/dit.py)
-Cost:     3,200 steps of 16 x 5.12 s in 42 minutes on four fifths of two cores.
-Expect:   held-out error 1.205 / 1.127 / 1.088 / 1.075 after 800 / 1,600 / 2,400 / 3,200 steps, of
-          songs with other prompts 1.178. Generated music has its prompt's key in three of four
-          cases, but not its tempo (BUILD_NOTES.md, section 9).
+Cost:     3,200 steps of 16 x 5.12 s in 40 minutes on four fifths of two cores.
+Expect:   held-out error 0.899 / 0.861 / 0.845 after 800 / 1,600 / 2,400 steps, of songs with other
+          prompts 0.951, from weights that 5,800 steps on another autoencoder's latents had left.
+          Generated music has its prompt's key in two of three cases and more, but not its tempo
+          (BUILD_NOTES.md, section 9).
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer

@@ -5,8 +5,8 @@ Method:   diffusion autoencoder with a reconstruction start (train/tokenizer.py)
           so that covers are learned beside them.
 Command:  python -m train.tokenizer --config configs/nano/tokenizer.py    (after dit_tasks.py)
 Cost:     8 minutes on most of two cores: 500 steps of reconstruction, 300 joint, 100 to settle.
-Expect:   held-out velocity error 1.162 with true hints, 1.186 with shuffled ones, 1.163 without;
-          codes explain 6 % of the latents, and 234 codes' worth of 1,000 are in use.
+Expect:   held-out velocity error 0.904 with true hints, 0.922 with shuffled ones, 0.903 without;
+          codes explain 15 % of the latents, and 193 codes' worth of 1,000 are in use.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
