@@ -155,9 +155,19 @@ def judge(
         config.reward, setting.listener, scorer, written, setting.span, batch.sheet
     )
     if config.reward.source == "likelihood":
-        likely = jnp.sum(reference.log_probs, axis=1) / jnp.maximum(reference.chosen.sum(1), 1)
-        worth = worth._replace(rewards=likely)
+        worth = worth._replace(rewards=likelihood(setting, written, reference))
     return worth, reference
+
+
+def likelihood(setting: Setting, written: Written, reference: Rescored) -> Array:
+    """Gives the mean log-probability of the codes under the reference, [B].
+
+    Answers without codes count as codes drawn at random.
+    """
+    span, sung = setting.span, rewards.is_code(written, setting.span)
+    count = jnp.sum(sung, axis=1)
+    mean = jnp.sum(jnp.where(sung, reference.log_probs, 0.0), axis=1) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, mean, -jnp.log(float(span.last - span.first)))
 
 
 def experience(

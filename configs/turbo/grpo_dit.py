@@ -7,8 +7,9 @@ Method:   negative-aware fine-tuning (train/grpo_dit.py, arXiv:2509.16117) of ad
           policy gradients on two drawn steps instead.
 Command:  python -m train.grpo_dit --config configs/turbo/grpo_dit.py
 Before:   add --dry_run --devices 8 for memory, operations and bytes of every step.
-Needs:    2.4 B frozen parameters in 16 bits, and adapters; no autoencoder, as rewards are read from
-          latents.
+Needs:    33 GiB on each of 8 devices for the update, 1.1 of them to stay, by XLA's analysis on a
+          processor, which widens 16 bits; 24 GiB are received. No autoencoder: the reward is read
+          from latents.
 Cost:     not run here: no device of that size was at hand.     Expect:  not known yet.
 """
 

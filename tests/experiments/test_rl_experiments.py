@@ -35,7 +35,7 @@ def test_a_gain_is_measured_prompt_by_prompt():
     assert found["best of 2"][0] > found["start"][0]
     assert found["gain over it (4)"][0] < found["gain over it (2)"][0] < value
     assert evaluate.verdict({"pmi": found, "b": found}, "pmi", "b") == {
-        "above the best of four": True,
+        "above the start: gain over it (4)": True,
         "not lower by another reader": True,
     }
     worse = gains.compare(start - 0.5, start)
