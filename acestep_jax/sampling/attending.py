@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.nn.dit import DiT
-from acestep_jax.nn.lora import Adapted
+from acestep_jax.nn.lora import Adapted, WithAdapters
 from acestep_jax.nn.shallow import shallow
 from acestep_jax.typing import Array, Key, Params
 
@@ -23,7 +23,7 @@ Heads = tuple[tuple[int, tuple[int, ...]], ...]
 
 def lyric_maps(
     dit: DiT | Adapted,
-    params: Params,
+    params: Params | WithAdapters,
     heads: Heads,
     x_t: Array,
     t: Array | float,

@@ -15,9 +15,9 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from acestep_jax.nn.tokenizer import AudioTokenizer
 from acestep_jax.ops import pmi
 from acestep_jax.sampling import buckets
 from acestep_jax.tasks import alignment
@@ -124,7 +124,11 @@ def _texts(take: Request) -> dict[str, Parts]:
 
 
 def _codes_of(pipe: Pipeline, latents: np.ndarray) -> tuple[int, ...]:
-    params = {"params": pipe.place(pipe.params["tokenizer"])}
-    tokenizer = pipe.networks.tokenizer
-    _, codes = tokenizer.apply(params, jnp.asarray(latents)[None], pipe.silence_latent)
+    params = pipe.place(pipe.params["tokenizer"])
+    codes = _tokenize(pipe.networks.tokenizer, params, latents[None], pipe.silence_latent)
     return tuple(np.asarray(codes).reshape(-1).tolist())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tokenize(tokenizer: AudioTokenizer, params: Params, latents: Array, silence: Array) -> Array:
+    return tokenizer.apply({"params": params}, latents, silence)[1]

@@ -87,9 +87,9 @@ def overall(marks: np.ndarray, damages: np.ndarray) -> float:
     return spearman(marks.ravel(), damages.ravel())
 
 
-def within(marks: np.ndarray, damages: np.ndarray) -> float:
-    """Correlates within each clip, and averages."""
-    return float(np.mean([spearman(x, y) for x, y in zip(marks, damages, strict=True)]))
+def within(marks: np.ndarray, damages: np.ndarray) -> np.ndarray:
+    """Correlates within each clip, [clips]."""
+    return np.array([spearman(x, y) for x, y in zip(marks, damages, strict=True)])
 
 
 def strangers_of(clips: Sequence[Clip], clip: Clip) -> list[str]:
@@ -128,7 +128,7 @@ def correlations(marks: Marks, damages: np.ndarray) -> dict[str, object]:
     return {
         name: {
             "overall": interval(overall, mark, truth),
-            "within": interval(within, mark, truth),
+            "within": interval(lambda values: float(np.mean(values)), within(mark, truth)),
         }
         for name, mark in marks.items()
     }

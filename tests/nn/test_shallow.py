@@ -40,11 +40,11 @@ def _adapted():
     return lora.WithAdapters(params(), lora.collection(adapters, 2.0))
 
 
-@pytest.mark.parametrize("layer", [2, 3])
-def test_maps_of_a_shallow_network_are_those_of_the_whole(layer):
-    whole = _maps(DIT, _adapted(), tuple((each, (1, 3)) for each in (2, 3)))
+def test_maps_of_a_shallow_network_are_those_of_the_whole():
+    layer = 2  # alone in the shallow network, half of a pair in the whole
+    whole = _maps(DIT, _adapted(), ((layer, (1, 3)),))
     part = _maps(*shallow(DIT, _adapted(), layer + 1), ((layer, (1, 3)),))
-    np.testing.assert_allclose(part[layer], whole[layer], atol=2e-6)  # measured 3e-7
+    np.testing.assert_allclose(part[layer], whole[layer], atol=2e-6)  # measured 0 on a processor
     assert np.ptp(whole[layer]) > 0.01
 
 

@@ -26,31 +26,29 @@ def latents(seed=0):
     return np.random.default_rng(seed).standard_normal((250, CHANNELS)).astype(np.float32)
 
 
-def scores(reading, *songs, room):
-    """Scores songs of ten frames and four lyric tokens, in a bucket of `room` frames."""
-    tokens, context = tiny.conditions(len(songs), room, tokens=8)
-    tokens, context = (x.at[:].set(x[:1]) for x in (tokens, context))
-    context = context.at[:, :10].set(tiny.conditions(1, 10)[1])
-    mask = jnp.ones((len(songs), 8), bool)
-    count = len(songs)
-    spans = LyricSpans(np.full(count, 2), np.full(count, 4), np.ones((count, 5), bool))
-    padded = jnp.stack([jnp.pad(song, ((0, room - 10), (0, 0))) for song in songs])
-    frames = jnp.broadcast_to(jnp.arange(room)[None] < 10, padded.shape[:2])
-    keys = jax.vmap(jax.random.key)(jnp.full(count, 7, jnp.uint32))
-    given = (padded, Conditions(tokens, mask, context), frames, spans, keys)
+def scores(reading, songs, rubbish):
+    """Scores two songs of ten frames and four lyric tokens, padded to 16 frames with rubbish."""
+    tokens = jnp.repeat(tiny.conditions(1, 16, tokens=8)[0], 2, axis=0)
+    context = jnp.repeat(tiny.conditions(1, 16)[1], 2, axis=0).at[:, 10:].set(rubbish)
+    spans = LyricSpans(np.full(2, 2), np.full(2, 4), np.ones((2, 5), bool))
+    padded = jnp.stack([jnp.pad(x, ((0, 6), (0, 0)), constant_values=rubbish) for x in songs])
+    frames = jnp.broadcast_to(jnp.arange(16)[None] < 10, (2, 16))
+    keys = jax.vmap(jax.random.key)(jnp.full(2, 7, jnp.uint32))
+    conditions = Conditions(tokens, jnp.ones((2, 8), bool), context)
+    given = (padded, conditions, frames, spans, keys)
     return alignment._score(tiny.networks().dit, reading, tiny.params()["dit"], *given)
 
 
-def test_a_song_scores_the_same_alone_and_in_a_padded_batch():
-    song, other = (jnp.asarray(latents(seed)[:10]) for seed in (0, 1))
+def test_a_song_scores_the_same_wherever_it_stands_and_whatever_pads_it():
+    song, other, third = (jnp.asarray(latents(seed)[:10]) for seed in range(3))
     reading = Reading(HEADS, draws=2)
-    alone = scores(reading, song, room=10)
-    together = scores(reading, other, song, room=16)
+    before = scores(reading, (song, other), rubbish=0.0)
+    behind = scores(reading, (third, song), rubbish=5.0)
     for part in ("coverage", "monotonicity", "confidence", "score"):
         np.testing.assert_allclose(
-            getattr(together, part)[1], getattr(alone, part)[0], atol=1e-5, err_msg=part
+            getattr(behind, part)[1], getattr(before, part)[0], atol=1e-5, err_msg=part
         )
-    assert together.score[0] != together.score[1]
+    assert before.score[0] != before.score[1]
 
 
 def test_a_song_is_judged_and_its_lyrics_get_times_in_order():

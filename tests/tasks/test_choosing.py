@@ -1,10 +1,17 @@
 """Takes: their seeds, and which of them is kept."""
 
+import dataclasses
+import pathlib
+
 import numpy as np
 import pytest
 
 from acestep_jax.tasks import choosing
+from acestep_jax.tasks.planning.planner import Planner
 from acestep_jax.tasks.request import BadRequest, Request
+from tests import tiny_pipeline
+
+PLANNER = pathlib.Path(__file__).parents[1] / "parity/data/checkpoints/acestep-5Hz-lm-1.7B"
 
 SUNG = Request(lyrics="la la la", duration=10.0, seed=5)
 
@@ -36,3 +43,15 @@ def test_scores_of_different_scale_count_alike():
 def test_what_cannot_be_scored_is_refused(names, request_, said):
     with pytest.raises(BadRequest, match=said):
         choosing.check([SUNG, request_], names)
+
+
+@pytest.mark.slow  # seven seconds of compilation
+def test_codes_are_heard_whether_they_were_planned_or_read_from_the_song():
+    pipe, planner = tiny_pipeline.pipe(), Planner.load(str(PLANNER))
+    song = np.random.default_rng(0).standard_normal((250, tiny_pipeline.CHANNELS))
+    song = song.astype(np.float32)
+    own = choosing._codes_of(pipe, song)
+    takes = [SUNG, dataclasses.replace(SUNG, codes=own), dataclasses.replace(SUNG, codes=(1,) * 50)]
+    read, planned, other = choosing.information_scores(planner, pipe, takes, [song] * 3)
+    assert len(own) == 50 and read == planned != other
+    assert min(read, other) > 0 and max(read, other) < 1
