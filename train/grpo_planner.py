@@ -32,26 +32,33 @@ import jax.numpy as jnp
 from absl import logging
 
 from acestep_jax import weights
-from acestep_jax.data import briefs, sources
-from acestep_jax.data.briefs import BriefBatch, BriefBatches, BriefSpec
+from acestep_jax.data import briefs
+from acestep_jax.data.briefs import BriefBatch
 from acestep_jax.data.loader import NANO_TOKENIZER
 from acestep_jax.nn import lora
 from acestep_jax.nn.config import PLANNERS
 from acestep_jax.ops import policy
-from acestep_jax.ops.grammar import Grammar
-from acestep_jax.ops.logits import Rules
-from acestep_jax.sampling import decode, scoring
-from acestep_jax.sampling.decode import Prompts, Span, Written
+from acestep_jax.sampling.decode import Span, Written
 from acestep_jax.sampling.scoring import Rescored
 from acestep_jax.tasks import tokens as tokens_lib
-from acestep_jax.tasks.planning import grammar
-from acestep_jax.tasks.planning.grammar import Book, Rulebook
-from acestep_jax.tasks.planning.listener import Listener
+from acestep_jax.tasks.planning.grammar import Book
 from acestep_jax.tasks.planning.vocabulary import Vocabulary
-from acestep_jax.tasks.request import CODES_PER_SECOND, NUM_CODES
+from acestep_jax.tasks.request import NUM_CODES
 from acestep_jax.training import cli, loop, models, optim, rehearsal_policy, rewards
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
+from acestep_jax.training.answers import (
+    Frozen,
+    Setting,
+    brief_spec,
+    habits,
+    make_book,
+    make_setting,
+    open_briefs,
+    policy_params,
+    rescore,
+    roll_out,
+)
 from acestep_jax.training.recipes.grpo_planner import GrpoPlanner
 from acestep_jax.training.rehearsal_policy import Described
 from acestep_jax.training.state import TrainState
@@ -59,34 +66,6 @@ from acestep_jax.typing import Array, Key, Params
 from train import planner
 
 Metrics = dict[str, Array]
-
-
-class Setting(NamedTuple):
-    """What steps need besides arrays.
-
-    Attributes:
-      config: the run.
-      module: the policy, which takes adapters beside its parameters with `lora`.
-      listener: the scorer; its module is a Qwen3, perhaps of other sizes.
-      span: of the codes.
-    """
-
-    config: GrpoPlanner
-    module: Any
-    listener: Listener
-    span: Span
-
-
-class Frozen(NamedTuple):
-    """What never changes: parameters of reference and scorer, and the grammar's tables.
-
-    With `lora` the reference is also what adapters stand beside; `scorer` is None where the
-    reference scores.
-    """
-
-    reference: Params
-    scorer: Params | None
-    tables: Grammar
 
 
 class Experience(NamedTuple):
@@ -106,42 +85,6 @@ class Experience(NamedTuple):
 
 
 # Rollout, reward, update --------------------------------------------------------------------------
-
-
-def roll_out(
-    setting: Setting, trained: Params, frozen: Frozen, batch: BriefBatch, key: Key
-) -> Written:
-    """Writes M answers to every prompt; [N M, ...]."""
-    asking, members = setting.config.asking, setting.config.group
-    count = batch.tokens.shape[0] * members
-    most = asking.seconds[1] * CODES_PER_SECOND
-    given = (setting.module, policy_params(setting, trained, frozen), prompts_of(batch))
-    keys = jax.random.split(key, count)
-    rules = Rules(jnp.full(count, asking.temperature, jnp.float32))
-    codes = jnp.repeat(batch.codes, members)
-    if asking.plan == "given":
-        nodes = frozen.tables.num_nodes
-        return decode.decode_codes(
-            *given,
-            keys,
-            setting.span,
-            (codes, codes),
-            rules,
-            budget=most + 1,
-            copies=members,
-            num_nodes=nodes,
-        )
-    return decode.decode_song(
-        *given,
-        keys,
-        frozen.tables,
-        jnp.repeat(batch.programs, members, axis=0),
-        codes // CODES_PER_SECOND,
-        setting.span,
-        (rules, rules),
-        budget=(asking.plan_tokens, most),
-        copies=members,
-    )
 
 
 def judge(
@@ -237,50 +180,10 @@ def policy_objective(
     return loss, metrics
 
 
-def rescore(
-    setting: Setting, params: Params, frozen: Frozen, batch: BriefBatch, written: Written
-) -> Rescored:
-    """Evaluates what was written under some parameters, as it was drawn."""
-    return scoring.rescore(
-        setting.module,
-        params,
-        prompts_of(batch),
-        written,
-        frozen.tables,
-        setting.span,
-        setting.config.asking.temperature,
-        columns=setting.config.columns,
-        codes_only=setting.config.asking.plan == "given",
-    )
-
-
 def trained_tokens(setting: Setting, written: Written) -> Array:
     """Tells which written tokens [B, M] the loss counts, where they were drawn."""
     sung = rewards.is_code(written, setting.span)
     return {"all": jnp.ones_like(sung), "thought": ~sung, "codes": sung}[setting.config.trained]
-
-
-def habits(setting: Setting, written: Written) -> Metrics:
-    """Measures how answers look: lengths, and how much codes repeat themselves."""
-    sung = rewards.is_code(written, setting.span)
-    pairs = sung[:, 1:] & sung[:, :-1]
-    same = pairs & (written.tokens[:, 1:] == written.tokens[:, :-1])
-    return {
-        "answers/tokens": jnp.mean(written.lengths.astype(jnp.float32)),
-        "answers/codes": jnp.mean(jnp.sum(sung, axis=1, dtype=jnp.float32)),
-        "answers/unfinished": jnp.mean(~written.finished),
-        "answers/repeated": jnp.sum(same) / jnp.maximum(jnp.sum(pairs), 1),
-    }
-
-
-def prompts_of(batch: BriefBatch) -> Prompts:
-    """Gives the prompts as decoding takes them."""
-    return Prompts(batch.tokens, batch.mask)
-
-
-def policy_params(setting: Setting, trained: Params, frozen: Frozen) -> Params:
-    """Gives what the policy is applied with: its own parameters, or the reference with adapters."""
-    return planner.planner_params(setting.config, trained, frozen.reference)
 
 
 # Steps: the only jit of the file ------------------------------------------------------------------
@@ -380,63 +283,6 @@ def make_held_out(
 
 
 # The run, in the order it happens -----------------------------------------------------------------
-
-
-def open_briefs(config: GrpoPlanner, book: Book, split: str) -> BriefBatches:
-    """Opens the songs of a split as prompts."""
-    if config.data.shards == "synthetic":
-        songs: Any = sources.Synthetic(128, seed=config.seed)
-    else:
-        songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
-    return BriefBatches(
-        songs,
-        book,
-        brief_spec(config),
-        seed=config.seed + (split != "train"),
-        batch_size=config.data.batch_size,
-        process=(jax.process_index(), jax.process_count()),
-    )
-
-
-def brief_spec(config: GrpoPlanner) -> BriefSpec:
-    """Says how this run's prompts are made."""
-    asking = config.asking
-    return BriefSpec(
-        plan=asking.plan,
-        seconds=asking.seconds,
-        prompt_tokens=asking.prompt_tokens,
-        sheet_tokens=asking.sheet_tokens,
-        as_trained=config.reward.as_trained,
-    )
-
-
-def make_setting(
-    config: GrpoPlanner, sizes: Any, vocabulary: Vocabulary, scorer_sizes: Any = None
-) -> Setting:
-    """Builds policy and listener.
-
-    Args:
-      config: the run.
-      sizes: of the policy.
-      vocabulary: of both.
-      scorer_sizes: of a scorer of its own; by default those of the policy.
-    """
-    module = planner.build(config, sizes)
-    ears = planner.build(dataclasses.replace(config, lora=False), scorer_sizes or sizes)
-    reward, first = config.reward, vocabulary.first_code
-    listener = Listener.of(
-        ears, vocabulary, top_k=reward.top_k, recall=reward.recall, columns=config.columns
-    )
-    span = Span(first, first + vocabulary.num_codes, vocabulary.stop)
-    return Setting(config, module, listener, span)
-
-
-def make_book(config: GrpoPlanner, vocabulary: Vocabulary) -> Book:
-    """Builds the grammar of this run's thoughts."""
-    rules = Rulebook(
-        caption_tokens=config.asking.caption_tokens, seconds=(10, config.asking.seconds[1])
-    )
-    return grammar.build(vocabulary, rules)
 
 
 def load_scorer(config: GrpoPlanner) -> weights.Network | None:

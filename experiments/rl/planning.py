@@ -13,14 +13,15 @@ from acestep_jax.data.briefs import BriefBatch
 from acestep_jax.ops import policy
 from acestep_jax.sampling.decode import Written
 from acestep_jax.tasks.planning.vocabulary import Vocabulary
+from acestep_jax.training import answers as answers_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import models, rewards
+from acestep_jax.training.answers import Frozen, Setting
 from acestep_jax.training.config import Mesh
 from acestep_jax.training.recipes.grpo_planner import GrpoPlanner
 from acestep_jax.typing import Array, Key, Params
 from experiments.rl import gains
 from train import grpo_planner, planner
-from train.grpo_planner import Frozen, Setting
 
 TUNED = "asset:nano/planner-rl"
 PARTS = ("caption", "lyrics", "metadata")
@@ -67,16 +68,16 @@ def open_stage(config: GrpoPlanner, prompts: int, scorer: str = "") -> Stage:
     begin = planner.open_planner(config)
     sizes = begin.network.config
     vocabulary = Vocabulary.of(begin.tokenizer, sizes.vocab_size)
-    book = grpo_planner.make_book(config, vocabulary)
-    setting = grpo_planner.make_setting(config, sizes, vocabulary)
+    book = answers_lib.make_book(config, vocabulary)
+    setting = answers_lib.make_setting(config, sizes, vocabulary)
     mesh = mesh_lib.make_mesh(Mesh())
     frozen = grpo_planner.freeze(config, begin.network.params, None, book, mesh)
     other = None
     if scorer:
         network = weights.load_qwen3(models.locate(scorer))
-        ears = grpo_planner.make_setting(config, sizes, vocabulary, network.config)
+        ears = answers_lib.make_setting(config, sizes, vocabulary, network.config)
         other = (ears, network.params)
-    batches = grpo_planner.open_briefs(config, book, "validation")
+    batches = answers_lib.open_briefs(config, book, "validation")
     return Stage(setting, frozen, other, [next(batches) for _ in range(prompts // size)])
 
 
@@ -92,9 +93,9 @@ def answer(stage: Stage, params: Params, answers: int, *, seed: int = 0) -> Answ
 
     @jax.jit
     def run(params: Params, frozen: Frozen, batch: BriefBatch, key: Key) -> tuple[Any, Any]:
-        written = grpo_planner.roll_out(setting, params, frozen, batch, key)
+        written = answers_lib.roll_out(setting, params, frozen, batch, key)
         own, reference = (
-            grpo_planner.rescore(setting, p, frozen, batch, written)
+            answers_lib.rescore(setting, p, frozen, batch, written)
             for p in (params, frozen.reference)
         )
         scores = score(setting, frozen.reference, batch, written)

@@ -9,14 +9,14 @@ import numpy as np
 
 from acestep_jax.ops import flow, timesteps
 from acestep_jax.tasks.alignment import Reading
-from acestep_jax.training import alignment_reward, models
+from acestep_jax.training import alignment_reward, models, song_rollout
 from acestep_jax.training.recipes.grpo_dit import GrpoDiT
 from acestep_jax.training.scene import Scene
+from acestep_jax.training.song_rollout import Prompts, Setting
 from acestep_jax.typing import Array, Key, Params
 from experiments.distill import measures
 from experiments.rl import gains
 from train import grpo_dit
-from train.grpo_dit import Prompts, Setting
 
 TUNED = "asset:nano/acestep-v15-nano-rl"
 _TRIES = 200
@@ -65,7 +65,7 @@ def open_stage(config: GrpoDiT, prompts: int) -> Stage:
         raise ValueError(f"{prompts} prompts are no whole number of batches of {_SIZE}.")
     config = dataclasses.replace(config, form="full", algorithm="nft")
     loaded = models.load(config.model)
-    setting = grpo_dit.make_setting(config, loaded.networks)
+    setting = song_rollout.make_setting(config, loaded.networks)
     frozen = grpo_dit.separate(config, loaded.params)
     readers = {"aas": setting.reading, "other heads": other_heads(setting.reading, loaded)}
     return Stage(setting, frozen, find_prompts(config, prompts), readers)
@@ -107,10 +107,10 @@ def sing(stage: Stage, params: Params, songs: int, *, seed: int = 0) -> Sung:
     @jax.jit
     def run(params: Params, frozen: Params, prompts: Prompts, key: Key) -> tuple[Array, Any, Array]:
         noise_key, read_key, far_key = jax.random.split(key, 3)
-        scene, lyrics = grpo_dit.prepare(own, frozen, prompts)
-        velocity = grpo_dit.velocity_of(own, params, scene)
+        scene, lyrics = song_rollout.prepare(own, frozen, prompts)
+        velocity = song_rollout.velocity_of(own, params, scene)
         noise = jax.random.normal(noise_key, scene.real.shape)
-        latents = grpo_dit.follow(own.config, velocity, noise)
+        latents = song_rollout.follow(own.config, velocity, noise)
         scores = {}
         readers = {name: (how, frozen["start"]) for name, how in stage.readers.items()}
         for name, (how, reader) in (readers | {"self": (stage.readers["aas"], params)}).items():
@@ -134,7 +134,7 @@ def distance(
     t = timesteps.sample_times(time_key, songs.shape[:1])
     x_t = flow.interpolate(songs, jax.random.normal(noise_key, songs.shape), t)
     ours, theirs = (
-        grpo_dit.velocity_of(setting, p, scene)(x_t, t) for p in (params, frozen["start"])
+        song_rollout.velocity_of(setting, p, scene)(x_t, t) for p in (params, frozen["start"])
     )
     return jnp.mean((ours - theirs) ** 2, axis=(1, 2))
 

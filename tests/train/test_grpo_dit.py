@@ -18,14 +18,15 @@ from acestep_jax.ops import flow_policy, gaussian
 from acestep_jax.tasks import prompt, tokens
 from acestep_jax.tasks.alignment import Reading
 from acestep_jax.tasks.lyrics import LyricSpans
-from acestep_jax.training import alignment_reward
+from acestep_jax.training import alignment_reward, song_rollout
 from acestep_jax.training.alignment_reward import Lyrics
 from acestep_jax.training.config import Model
 from acestep_jax.training.recipes.grpo_dit import AasReward, FlowGrpo, GrpoDiT, Nft
 from acestep_jax.training.scene import Scene
+from acestep_jax.training.song_rollout import Songs
 from acestep_jax.training.state import TrainState
 from train import grpo_dit
-from train.grpo_dit import Learned, Songs
+from train.grpo_dit import Learned
 
 CONFIG = GrpoDiT(
     name="toy",
@@ -52,7 +53,7 @@ class Shifted:
 
 
 HEADS = ((0, (0,)),)
-SETTING = grpo_dit.Setting(CONFIG, types.SimpleNamespace(dit=Shifted()), Reading(HEADS))
+SETTING = song_rollout.Setting(CONFIG, types.SimpleNamespace(dit=Shifted()), Reading(HEADS))
 START = {"shift": np.array([0.1, -0.2])}
 OWN = {"shift": np.array([0.15, -0.1])}
 B, T = 6, 5
@@ -85,8 +86,8 @@ def songs(start=1):
         noise = np.random.default_rng(0).standard_normal((B, T, 2))
 
         def draw(own):
-            velocity = grpo_dit.velocity_of(SETTING, own, SCENE)
-            return grpo_dit.drawn_path(CONFIG, velocity, noise, MASK, start, jax.random.key(0))
+            velocity = song_rollout.velocity_of(SETTING, own, SCENE)
+            return song_rollout.drawn_path(CONFIG, velocity, noise, MASK, start, jax.random.key(0))
 
         latents, path = jax.jit(draw)(OWN)
         return Songs(SCENE, LYRICS, latents, path)
@@ -117,7 +118,7 @@ def by_differences(name, config, at, song):
 def test_only_the_steps_of_the_window_draw_and_they_are_kept():
     path = songs().path
     np.testing.assert_allclose(path.times, [0.75, 0.5, 0.25])
-    velocity = grpo_dit.velocity_of(SETTING, OWN, SCENE)
+    velocity = song_rollout.velocity_of(SETTING, OWN, SCENE)
     for k in range(2):
         x, t, t_next = path.states[k], path.times[k], path.times[k + 1]
         step = flow_policy.sde(x, velocity(x, t), t, t_next, 0.7)
@@ -137,7 +138,7 @@ def test_a_policy_that_has_not_moved_has_no_ratio_and_the_plain_gradient():
     path = songs().path
 
     def log_probs(own):
-        velocity = grpo_dit.velocity_of(SETTING, own, SCENE)
+        velocity = song_rollout.velocity_of(SETTING, own, SCENE)
         each = [
             flow_policy.log_prob(
                 path.states[k + 1],
@@ -209,10 +210,10 @@ def test_the_sampling_policy_follows_the_trained_one():
 
 def test_a_group_may_begin_at_one_noise():
     shared = dataclasses.replace(CONFIG, flow_grpo=FlowGrpo(share_noise=True))
-    one = grpo_dit.first_noise(shared, (6, 4, 2), jax.random.key(0))
+    one = song_rollout.first_noise(shared, (6, 4, 2), jax.random.key(0))
     np.testing.assert_array_equal(one[0], one[2])
     assert not np.array_equal(one[0], one[3])
-    own = grpo_dit.first_noise(CONFIG, (6, 4, 2), jax.random.key(0))
+    own = song_rollout.first_noise(CONFIG, (6, 4, 2), jax.random.key(0))
     assert len({float(x) for x in own[:, 0, 0]}) == 6
 
 
