@@ -98,6 +98,14 @@ def test_songs_computed_in_groups_have_the_same_paths():
     jax.tree.map(np.testing.assert_array_equal, whole, groups)
 
 
+def test_numbers_that_compilers_flush_to_zero_make_no_ties():
+    rng = np.random.default_rng(5)
+    costs = [np.float32(rng.standard_normal((9, 13)) * 10.0**e) for e in (-37, -39, -41, -44, 26)]
+    path = warped(costs)
+    for item, cost in enumerate(costs):
+        np.testing.assert_array_equal(dtw.steps(path, item), plain_path(cost))
+
+
 def test_costs_that_are_no_numbers_fall_to_the_last_case_as_in_the_release():
     cost = np.random.default_rng(3).integers(0, 3, (8, 5, 7)).astype(np.float32)
     for item, value in enumerate([np.nan, np.inf, -np.inf, np.nan]):
