@@ -22,7 +22,7 @@ from typing import Any
 
 from acestep_jax import compilation, songfiles, units
 from acestep_jax.songfiles import BadCall
-from acestep_jax.tasks import alignment, choosing
+from acestep_jax.tasks import alignment, choosing, loading
 from acestep_jax.tasks.alignment import Reading
 from acestep_jax.tasks.pipeline import Pipeline, Song
 from acestep_jax.tasks.planning import think
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m acestep_jax.generate", description="Makes songs from captions and lyrics."
     )
     add = parser.add_argument
-    add("--preset", default="nano", choices=["nano"], help="weights shipped with the package")
+    add("--preset", default="nano", choices=list(loading.SHIPPED), help="shipped weights")
     add("--model", default="", help="folder or hub id of other weights")
     kinds = ("float32", "bfloat16", "int8")
     add("--weights", default="float32", choices=kinds, help="what parameters are kept in")

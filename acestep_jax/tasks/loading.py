@@ -24,6 +24,8 @@ Stored: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
 NANO = pathlib.Path(__file__).parents[1] / "assets/nano/acestep-v15-nano"
 """The package that is shipped."""
+SHIPPED = {"nano": NANO, "nano_turbo": NANO.with_name("acestep-v15-nano-turbo")}
+"""Shipped packages by preset: the teacher, and its student of a few steps."""
 
 
 def load_parts(

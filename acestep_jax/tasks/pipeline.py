@@ -106,7 +106,7 @@ class Pipeline:
         """Loads a model with its autoencoder and text encoder.
 
         Args:
-          model: "nano", or a folder or hub id of a diffusion package.
+          model: "nano" or "nano_turbo", or a folder or hub id of a diffusion package.
           vae, text_encoder: folders or hub ids; by default `vae` and `Qwen3-Embedding-0.6B` (or
             `text_encoder`) beside the model's folder, as the release lays them out.
           dtype: of the computation.
@@ -120,7 +120,8 @@ class Pipeline:
           FileNotFoundError, CheckpointError: if a part is missing or not whole.
         """
         if model == "nano":
-            model, settings = str(loading.NANO), settings or _NANO_SETTINGS
+            settings = settings or _NANO_SETTINGS
+        model = str(loading.SHIPPED.get(model, model))
         parts = loading.load_parts(
             model,
             vae=vae,

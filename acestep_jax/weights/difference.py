@@ -6,10 +6,9 @@ A folder of this form holds `config.json`, as any other, and `difference.safeten
 names the folder or hub id of the base; a path is taken from the folder itself. `load_model` reads
 it like every other. Rounding costs 0.8 % of what changed, not of the weights.
 
-Command:  python -m acestep_jax.weights.difference TUNED BASE OUT [--name ../acestep-v15-nano]
+Command:  python -m acestep_jax.weights TUNED BASE OUT [--name ../acestep-v15-nano]
 """
 
-import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,7 @@ def save_difference(folder: str | os.PathLike, tuned: Model, base: Model, *, nam
     Raises:
       ValueError: if the two differ in a shape or in their encoded silence.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     problems = _unlike(_leaves(tuned.params), _leaves(base.params))
     if not np.array_equal(tuned.silence_latent, base.silence_latent):
@@ -51,7 +50,8 @@ def save_difference(folder: str | os.PathLike, tuned: Model, base: Model, *, nam
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _differences(_leaves(tuned.params), _leaves(base.params))
     partial = folder / f"{FILE}.partial"
-    save_file(tensors, partial, metadata={"format": _FORMAT, "base": name})
+    with open(partial, "wb") as stream:
+        stream.write(save(tensors, metadata={"format": _FORMAT, "base": name}))
     os.replace(partial, folder / FILE)
     configs.write_json(folder / "config.json", configs.model_config_to_json(tuned.config))
 
@@ -163,23 +163,3 @@ def _change(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
         leaves = {"codes": tensors[name + _CODES], "scale": tensors[name + _SCALE]}
         return np.asarray(int8.dequantize_kernel(leaves))
     return tensors.get(name)
-
-
-def main() -> None:
-    """Runs the command line."""
-    from acestep_jax.weights.load import load_model  # which reads this form
-
-    parser = argparse.ArgumentParser(description="Saves a model as its difference from another.")
-    add_argument = parser.add_argument
-    add_argument("tuned", help="folder of the tuned model")
-    add_argument("base", help="folder of the model that it began as")
-    add_argument("out", help="folder to write")
-    add_argument("--name", default="", help="where OUT shall look for its base; default: BASE")
-    arguments = parser.parse_args()
-    tuned, base = load_model(arguments.tuned), load_model(arguments.base)
-    name = arguments.name or os.path.relpath(arguments.base, arguments.out)
-    save_difference(arguments.out, tuned, base, name=name)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from acestep_jax.tasks import loading
 from acestep_jax.weights import CheckpointError, Model, difference, load_model, save_model
 from tests import tiny
 
@@ -97,3 +98,11 @@ def test_models_of_other_sizes_or_autoencoders_have_no_difference(base, tmp_path
     other = Model(base.config, base.params, base.silence_latent + 1)
     with pytest.raises(ValueError, match="different autoencoders"):
         difference.save_difference(tmp_path, other, base, name="x")
+
+
+def test_the_shipped_student_is_its_teacher_with_another_dit():
+    teacher, student = (load_model(loading.SHIPPED[name]) for name in ("nano", "nano_turbo"))
+    assert student.config.is_turbo and not teacher.config.is_turbo
+    for name, part in teacher.params.items():
+        same = jax.tree.map(np.array_equal, part, student.params[name])
+        assert all(jax.tree.leaves(same)) == (name != "dit")
