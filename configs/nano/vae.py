@@ -75,6 +75,7 @@ def quick_form(config: TrainVAE) -> TrainVAE:
         ),
         data=Data(batch_size=2, num_frames=16),
         audio=(),
+        level_channels=2,
         held_out_every=4,
         held_out_frames=80,
         windows=(64,),

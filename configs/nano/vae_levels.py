@@ -31,6 +31,4 @@ def get_config(quick: bool = False) -> TrainVAE:
         level_channels=16,
         eval_every=400,
     )
-    if quick:
-        return dataclasses.replace(vae.quick_form(config), weights="", level_channels=2)
-    return config
+    return dataclasses.replace(vae.quick_form(config), weights="") if quick else config
