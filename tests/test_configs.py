@@ -46,11 +46,15 @@ def quick_form(path):
     return dataclasses.replace(config, name="quick", **logged)
 
 
+_RARE = ("train.grpo_dit",)
+"""Half a minute, on the same loop as all others; `tests/train/test_grpo_dit.py` has its steps."""
+
+
 def different_forms():
     """Gives one recipe for each quick form, under the names of all that share it.
 
-    Of each training script the first, a nano recipe where there is one, always runs; the others
-    compile programs of their own and are slow.
+    Of each training script the first, a nano recipe where there is one, always runs, but for those
+    of `_RARE`; the others compile programs of their own and are slow.
     """
     sharing: dict[str, list[pathlib.Path]] = {}
     for path in sorted(CONFIGS, key=lambda path: (path.parent.name != "nano", path)):
@@ -58,7 +62,7 @@ def different_forms():
     scripts, params = set(), []
     for paths in sharing.values():
         script = script_of(paths[0])
-        marks = [pytest.mark.slow] if script in scripts else []
+        marks = [pytest.mark.slow] if script in scripts or script.__name__ in _RARE else []
         params.append(pytest.param(paths[0], id=" ".join(map(name, paths)), marks=marks))
         scripts.add(script)
     return params

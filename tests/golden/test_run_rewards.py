@@ -27,6 +27,7 @@ def test_every_golden_case_passes(runner, capsys):
     assert all(line.startswith("passed") for line in lines[:-1])
 
 
+@pytest.mark.slow
 def test_a_wrong_case_fails_and_does_not_stop_the_others(runner, tmp_path, capsys):
     with np.load(FOLDER / "rewards/dtw_ties.npz") as data:
         arrays = {name: data[name] for name in data.files}

@@ -39,6 +39,7 @@ def scores(reading, songs, rubbish):
     return alignment._score(tiny.networks().dit, reading, tiny.params()["dit"], *given)
 
 
+@pytest.mark.slow
 def test_a_song_scores_the_same_wherever_it_stands_and_whatever_pads_it():
     song, other, third = (jnp.asarray(latents(seed)[:10]) for seed in range(3))
     reading = Reading(HEADS, draws=2)
