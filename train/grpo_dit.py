@@ -377,8 +377,7 @@ def main(config: GrpoDiT) -> None:
         params = attach(setting, best, frozen)
         if isinstance(params, lora.WithAdapters):
             params = lora.merge(params.params, params.lora).params
-        silence = loaded.silence_latent
-        silence = jnp.asarray(batches.silence_latent) if silence is None else silence
+        silence = models.common_silence(loaded, batches.silence_latent)
         whole = frozen["encoders"] | {"dit": params}
         models.export(config.model, loaded, whole, silence, run.workdir / "export")
         logging.warning("Model saved in %s.", run.workdir / "export")

@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -151,8 +152,7 @@ class Checkpoints:
 
     def _failure(self, error: Exception) -> CheckpointError:
         """Removes what a failed save left, which frees the disk, and says where the run stands."""
-        for folder in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_unfinished(self.folder)
         good = self.last_good()
         where = "there is no earlier checkpoint" if good is None else f"step {good} is still whole"
         return CheckpointError(
@@ -361,6 +361,20 @@ def _steps(folder: pathlib.Path) -> list[int]:
 
 def _newest(folder: pathlib.Path) -> int | None:
     return max(_steps(folder), default=None)
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes the folders of saves that failed.
+
+    Orbax reports the first item that fails while it may still write the others, which makes their
+    folders anew: nothing must appear for half a second, or five seconds must have passed.
+    """
+    last_seen = started = time.monotonic()
+    while time.monotonic() - last_seen < 0.5 and time.monotonic() - started < 5:
+        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+            last_seen = time.monotonic()
+            shutil.rmtree(unfinished, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def _params_item(state: TrainState) -> dict[str, Any]:

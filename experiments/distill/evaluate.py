@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--shards", default="", help="of the prompts; those in the package")
     parser.add_argument("--prompts", type=int, default=0, help="256, or 32 with --quick")
     parser.add_argument("--teacher_steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=2.0, help="that the student absorbed")
+    parser.add_argument("--guidance", type=float, default=1.5, help="that the student absorbed")
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
     parser.add_argument("--shifts", type=float, nargs="*", default=SHIFTS)
     parser.add_argument("--no_sound", action="store_true", help="leave the Frechet distance out")

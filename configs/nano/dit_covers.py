@@ -1,0 +1,58 @@
+"""Teaches the nano DiT to follow the codes of its finished tokenizer: the last run of the family.
+
+Method:   flow matching as in configs/nano/dit_tasks.py; sources of covers pass through the codes.
+          Joint training (configs/nano/tokenizer.py) moves the hints under the DiT and is short: it
+          left a DiT that did as well without hints as with them. Now the codes stand still. The
+          text encoder does too: it has learned what captions say.
+Command:  python -m train.dit --config configs/nano/dit_covers.py    (after configs/nano/tokenizer.py)
+Cost:     not measured yet.     Expect: not known yet.
+"""
+
+from acestep_jax.training.config import Data, Model, Optimizer
+from acestep_jax.training.recipes.dit import TrainDiT, toy_dit
+
+TASKS = (
+    ("text2music", 0.38),
+    ("cover", 0.36),
+    ("repaint", 0.08),
+    ("extract", 0.06),
+    ("lego", 0.04),
+    ("complete", 0.08),
+)
+
+
+def get_config(quick: bool = False) -> TrainDiT:
+    """Gives the run; `quick` takes two steps from random weights."""
+    config = TrainDiT(
+        name="nano_dit_covers",
+        num_steps=2400,
+        model=Model(
+            weights="runs/nano_tokenizer/export/model",
+            text_weights="runs/nano_tokenizer/export/text_encoder",
+            remat=True,  # as in configs/nano/dit_tasks.py
+        ),
+        trained=("^dit$", "^condition_encoder$", "^null_condition$"),
+        covers=True,
+        optimizer=Optimizer(
+            name="muon",
+            peak_lr=7e-4,
+            muon_lr_ratio=20.0,
+            warmup_steps=100,
+            schedule="cosine",
+            final_lr_ratio=0.02,
+            ema_decay=0.995,
+        ),
+        data=Data(
+            shards="data/shards/own,data/shards/real",
+            batch_size=16,
+            num_frames=128,
+            tasks=TASKS,
+            start_at="chords",
+        ),
+        log_every=20,
+        save_every=200,
+        eval_every=400,
+        eval_tasks=("text2music", "cover"),
+        eval_prompts=True,
+    )
+    return toy_dit(config) if quick else config
