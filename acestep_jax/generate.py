@@ -3,16 +3,17 @@
     python -m acestep_jax.generate --caption "a quiet waltz" --instrumental --out waltz.flac
     python -m acestep_jax.generate --model checkpoints/acestep-v15-turbo --requests a.yaml --out a/
     python -m acestep_jax.generate --lyrics_file boat.txt --best_of 8 --score aas --out boat.flac
+    python -m acestep_jax.generate --again boat.flac --out boat_again.wav
 
 A file of requests is a JSON or YAML list; each entry has the fields of `tasks.request.Request`,
 with files in place of sound (`source`, `references`), and may name its own `out`. The ending of an
-output chooses its format: wav, flac, ogg or mp3. Its comment holds the request and the settings, so
-that the song can be made again. With `--best_of` a request is made several times, by seeds that
-follow its own, and what the rewards of training prefer is kept (`tasks.choosing`).
+output chooses its format: wav, flac, ogg or mp3. Its comment holds the model, the request and the
+settings: with `--again` the song is made once more. With `--best_of` a request is made several
+times, by seeds that follow its own, and what the rewards of training prefer is kept
+(`tasks.choosing`).
 """
 
 import argparse
-import dataclasses
 import math
 import pathlib
 import sys
@@ -20,15 +21,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
+from acestep_jax import arguments as arguments_lib
 from acestep_jax import compilation, songfiles, units
 from acestep_jax.songfiles import BadCall
-from acestep_jax.tasks import alignment, choosing, loading
+from acestep_jax.tasks import alignment, choosing
 from acestep_jax.tasks.alignment import Reading
 from acestep_jax.tasks.pipeline import Pipeline, Song
 from acestep_jax.tasks.planning import think
 from acestep_jax.tasks.planning.planner import Planner
 from acestep_jax.tasks.request import Request
-from acestep_jax.tasks.settings import Settings, show
+from acestep_jax.tasks.settings import show
 
 
 def main(
@@ -40,38 +44,59 @@ def main(
       argv: arguments; those of the process by default.
       load: makes the pipeline.
     """
-    arguments = _parser().parse_args(argv)
+    said = arguments_lib.parser().parse_args(argv)
     compilation.enable_cache()
     try:
-        entries = _entries(arguments)
-        outs = _outputs(entries, arguments.out)
-        requests = [songfiles.make_request(entry) for entry in entries]
-        adapters = [read_adapter(text) for text in arguments.lora]
-        pipe = load(
-            arguments.model or arguments.preset,
-            weights=arguments.weights,
-            dtype=arguments.dtype,
-            resident=not arguments.by_stage,
-        )
-        if adapters:
-            pipe = pipe.with_adapters(*adapters, merge=arguments.merge_lora)
-        scores = _scores(arguments, requests)
-        planner = _planner(arguments) if arguments.think is not None or "pmi" in scores else None
-        requests, entries = _takes(arguments.best_of, requests, entries)
-        if planner is not None and arguments.think is not None:
-            requests, entries = _think(arguments, planner, requests, entries)
-        settings = _settings(pipe.settings, arguments)
-        songs = pipe.generate(requests, settings=settings, progress=Bars())
-        if arguments.best_of > 1:
-            best = _best(arguments, scores, pipe, planner, songs)
-            songs, entries = [songs[i] for i in best], [entries[i] for i in best]
-        for song, out, entry in zip(songs, outs, entries, strict=True):
-            songfiles.write_song(out, song, entry)
-            print(f"{out}  {len(song.audio) / units.SAMPLE_RATE:.2f} s")
+        _run(said, load)
     except (BadCall, ValueError, OSError) as error:  # BadRequest is a ValueError
         print(f"{type(error).__name__}: {songfiles.one_line(error)}", file=sys.stderr)
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        hint = "try --by_stage, --weights int8, a shorter song or fewer takes"
+        print(f"The device's memory is too small for this; {hint}.", file=sys.stderr)
+        return 2
     return 0
+
+
+def _run(said: argparse.Namespace, load: Callable[..., Pipeline]) -> None:
+    """Refuses what cannot be done, then makes the songs and writes them."""
+    settings = None
+    if said.again is None:
+        entries = arguments_lib.entries(said)
+    else:
+        said, entry, settings = arguments_lib.again(said)
+        entries = [entry]
+    outs = _outputs(entries, said.out)
+    requests = [songfiles.make_request(entry) for entry in entries]
+    pipe = _load(said, load)
+    settings = settings or arguments_lib.settings(said, pipe.settings)
+    for request in requests:
+        pipe.check(request)
+    scores = _scores(said, requests)
+    planner = _planner(said) if said.think is not None or "pmi" in scores else None
+    requests, entries = _takes(said.best_of, requests, entries)
+    if planner is not None and said.think is not None:
+        requests, entries = _think(said, planner, requests, entries)
+    songs = pipe.generate(requests, settings=settings, progress=Bars())
+    if said.best_of > 1:
+        best = _best(said, scores, pipe, planner, songs)
+        songs, entries = [songs[i] for i in best], [entries[i] for i in best]
+    for song, out, entry in zip(songs, outs, entries, strict=True):
+        songfiles.write_song(out, song, entry, arguments_lib.call(said))
+        print(f"{out}  {len(song.audio) / units.SAMPLE_RATE:.2f} s")
+
+
+def _load(said: argparse.Namespace, load: Callable[..., Pipeline]) -> Pipeline:
+    adapters = [read_adapter(text) for text in said.lora]
+    pipe = load(
+        said.model or said.preset,
+        weights=said.weights,
+        dtype=said.dtype,
+        resident=not said.by_stage,
+    )
+    return pipe.with_adapters(*adapters, merge=said.merge_lora) if adapters else pipe
 
 
 class Bars:
@@ -89,51 +114,6 @@ class Bars:
         end = "\r" if done < total and sys.stderr.isatty() else "\n"
         line = f"{stage:<10}[{bar}] {done}/{total}  {spent:.1f} s"
         print(line, end=end, file=sys.stderr, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m acestep_jax.generate", description="Makes songs from captions and lyrics."
-    )
-    add = parser.add_argument
-    add("--preset", default="nano", choices=list(loading.SHIPPED), help="shipped weights")
-    add("--model", default="", help="folder or hub id of other weights")
-    kinds = ("float32", "bfloat16", "int8")
-    add("--weights", default="float32", choices=kinds, help="what parameters are kept in")
-    add("--dtype", default="float32", choices=kinds[:2], help="what is computed in")
-    add("--by_stage", action="store_true", help="one stage at a time on the device: less memory")
-    add("--requests", type=pathlib.Path, help="JSON or YAML list of requests")
-    add("--out", type=pathlib.Path, required=True, help="file; a folder for several songs")
-    add("--lora", nargs="*", default=[], metavar="PATH[:WEIGHT]", help="LoRA or LoKr, several")
-    add("--merge_lora", action="store_true", help="add LoRA to the kernels: quicker sampling")
-    add("--think", nargs="?", const="", metavar="PLANNER", help="let a planner fill in the request")
-    add("--best_of", type=int, default=1, metavar="N", help="make N takes of each, keep the best")
-    add("--score", default="aas", help="what takes are chosen by: aas, pmi (by a planner), aas,pmi")
-    add("--score_draws", type=int, default=4, help="draws of noise that aas is averaged over")
-    add("--keep_caption", action="store_true", help="think, but leave the caption as it is")
-    add("--caption", default="")
-    add("--lyrics_file", type=pathlib.Path)
-    add("--instrumental", action="store_true")
-    add("--task", default="text2music")
-    add("--language", default="unknown")
-    add("--bpm", type=int)
-    add("--keyscale", default="")
-    add("--timesignature", default="")
-    add("--duration", type=float)
-    add("--source", help="sound file that the task starts from")
-    add("--references", nargs="*", default=[], help="sound files whose sound to take on")
-    add("--tracks", nargs="*", default=[])
-    add("--span", nargs=2, type=float, metavar=("START", "END"), help="seconds")
-    add("--cover_strength", type=float, default=1.0)
-    add("--cover_noise", type=float, default=0.0)
-    add("--keeping", default="balanced")
-    add("--seed", type=int, default=0)
-    add("--steps", type=int)
-    add("--shift", type=float)
-    add("--solver")
-    add("--rule", help="guidance: none, cfg, apg, adg")
-    add("--guidance", type=float)
-    return parser
 
 
 def _planner(arguments: argparse.Namespace) -> Planner:
@@ -214,17 +194,6 @@ def read_adapter(text: str) -> tuple[str, float]:
     return pair
 
 
-def _entries(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Collects the requests' fields from the file, or from the command line."""
-    if arguments.requests is not None:
-        return songfiles.read_requests(arguments.requests)
-    names = {field.name for field in dataclasses.fields(Request)}
-    values = {k: v for k, v in vars(arguments).items() if k in names and v not in (None, [])}
-    if arguments.lyrics_file is not None:
-        values["lyrics"] = songfiles.read_text(arguments.lyrics_file)
-    return [values]
-
-
 def _outputs(entries: Sequence[Mapping[str, Any]], out: pathlib.Path) -> list[pathlib.Path]:
     """Names a file for each song.
 
@@ -237,7 +206,7 @@ def _outputs(entries: Sequence[Mapping[str, Any]], out: pathlib.Path) -> list[pa
     elif out.suffix:
         raise BadCall(f"{out} is one file, and there are {len(entries)} songs; name a folder.")
     else:
-        outs = [out / str(e.get("out", f"song_{i:03d}.flac")) for i, e in enumerate(entries)]
+        outs = [out / e.get("out", f"song_{i:03d}.flac") for i, e in enumerate(entries)]
     for path in outs:
         _check_place(path, inside=None if outs == [out] else out)
         if path.suffix not in songfiles.FORMATS:
@@ -258,12 +227,6 @@ def _check_place(path: pathlib.Path, inside: pathlib.Path | None) -> None:
     existing = next(place for place in path.parents if place.exists())
     if path.is_dir() or not existing.is_dir():
         raise BadCall(f"{path} cannot be written: a folder, or a file in the way of one.")
-
-
-def _settings(settings: Settings, arguments: argparse.Namespace) -> Settings:
-    names = ("steps", "shift", "solver", "rule", "guidance")
-    given = {name: getattr(arguments, name) for name in names}
-    return dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None})
 
 
 if __name__ == "__main__":

@@ -104,8 +104,9 @@ def _comment(song: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):  # somebody else's file
         return {}
     known = {field.name for field in dataclasses.fields(Request)}
-    sounds = {"source", "references", "task", "span", "tracks", "duration"}
-    return {name: value for name, value in made.items() if name in known - sounds}
+    edits = {"task", "span", "tell_span", "tracks", "keeping", "cover_codes", "instruction"}
+    sounds = {"source", "references", "duration", "cover_strength", "cover_noise"}
+    return {name: value for name, value in made.items() if name in known - sounds - edits}
 
 
 def _reading(arguments: argparse.Namespace, pipe: Pipeline) -> Reading:

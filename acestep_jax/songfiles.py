@@ -5,10 +5,11 @@ its name once it is whole.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from acestep_jax.tasks.request import MAX_SECONDS, Request
 from acestep_jax.tasks.settings import show
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+_LONGEST_REFERENCE = 3600.0
+"""Seconds: references are read whole, and half a minute of each is heard."""
+_LOUDEST = 2.0
+"""Decoders of lossy files pass full scale by a little, which is clipped; this is no such file."""
 _TUPLES = ("tracks", "codes", "span", "references")
 
 
@@ -50,11 +55,16 @@ def read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
         raise BadCall(f"{path} holds no list of requests, each a mapping of fields.")
     if not entries:
         raise BadCall(f"{path} holds no request.")
-    known = {field.name for field in dataclasses.fields(Request)} | {"out"}
+    known = sorted({field.name for field in dataclasses.fields(Request)} | {"out"})
     for i, entry in enumerate(entries):
-        unknown = sorted(set(map(str, entry)) - known)
+        unknown = [name for name in entry if name not in known]
         if unknown:
-            raise BadCall(f"request {i} of {path} has unknown fields {unknown}; known: {known}.")
+            raise BadCall(
+                f"request {i} of {path} has unknown fields {show(unknown)}; "
+                f"known: {', '.join(known)}."
+            )
+        if not isinstance(entry.get("out", ""), str):
+            raise BadCall(f"request {i} of {path} has the out {show(entry['out'])}; name a file.")
     return entries
 
 
@@ -64,13 +74,50 @@ def _parse(path: pathlib.Path) -> Any:
 
     text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         pass
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadCall(f"{path} is neither JSON nor YAML: {one_line(error)}.") from error
+        return yaml.load(text, _yaml_loader())
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise BadCall(f"{path} is neither JSON nor YAML: {show_error(error)}.") from error
+
+
+def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Makes a mapping of pairs with different names.
+
+    Raises:
+      BadCall: for a name that comes twice, of which one value would be lost.
+    """
+    made: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise BadCall(f"{show(name)} is given twice in one mapping; keep one of the two.")
+        made[name] = value
+    return made
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    """Gives the safe loader of YAML, for mappings whose names come once."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses what would lose a value."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            """Checks a mapping's own names; those that it merges in may be replaced."""
+            _once([(key.value, value) for key, value in node.value
+                   if isinstance(key, yaml.ScalarNode)])  # fmt: skip
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
+
+
+def show_error(error: Exception, longest: int = 500) -> str:
+    """Puts an error's message on one line, cut where it is long."""
+    text = one_line(error)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def one_line(error: Exception) -> str:
@@ -87,7 +134,9 @@ def make_request(entry: Mapping[str, Any]) -> Request:
     if values.get("source") is not None:
         values["source"] = read_sound(values["source"], longest=MAX_SECONDS)
     if isinstance(values.get("references"), tuple):
-        values["references"] = tuple(read_sound(name) for name in values["references"])
+        values["references"] = tuple(
+            read_sound(name, longest=_LONGEST_REFERENCE) for name in values["references"]
+        )
     return Request(**values)
 
 
@@ -102,24 +151,38 @@ def read_sound(name: Any, *, longest: float = math.inf) -> np.ndarray:
     path = pathlib.Path(name)
     if "\0" in name or not path.is_file():
         raise BadCall(f"there is no sound file {show(name)}.")
+    stream = audio.AudioStream(path, longest=longest)
     try:
-        return np.concatenate(list(audio.AudioStream(path, longest=longest)))
+        sound = np.concatenate(list(stream))
     except audio.BadAudio as error:
         raise BadCall(f"{name}: {one_line(error)}.") from error
+    if stream.loudest > _LOUDEST:
+        raise BadCall(f"{name}: reaches {stream.loudest:.3g} times full scale; scale it to 1.")
+    return sound
 
 
-def write_song(path: pathlib.Path, song: Song, entry: Mapping[str, Any]) -> None:
+def write_song(
+    path: pathlib.Path, song: Song, entry: Mapping[str, Any], call: Sequence[str] = ()
+) -> None:
     """Writes a song in the format of its ending, with what made it; never half a file.
 
     Args:
       path: ends in one of FORMATS; folders are made.
       song: the finished song.
       entry: the request as plain values, its sounds by their files' names.
+      call: arguments of the command that name the model.
+
+    Raises:
+      BadCall: if the file cannot be written.
     """
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = {"request": dict(entry), "settings": dataclasses.asdict(song.settings)}
+    made = {
+        "call": list(call),
+        "request": {name: value for name, value in entry.items() if name != "out"},
+        "settings": dataclasses.asdict(song.settings),
+    }
     partial = path.with_name(path.name + ".partial")
     try:
         with soundfile.SoundFile(
@@ -128,5 +191,28 @@ def write_song(path: pathlib.Path, song: Song, entry: Mapping[str, Any]) -> None
             file.comment = json.dumps(made, ensure_ascii=False)
             file.write(song.audio)
         partial.replace(path)
+    except soundfile.LibsndfileError as error:  # a full disk, for instance
+        raise BadCall(f"{path} cannot be written: {one_line(error)}.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_made(path: pathlib.Path) -> dict[str, Any]:
+    """Reads what `write_song` noted in a file: call, request and settings.
+
+    Raises:
+      BadCall: if the file does not say.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            made = json.loads(file.comment)
+    except (soundfile.LibsndfileError, OSError, ValueError) as error:
+        raise BadCall(f"{path} does not say what made it: {one_line(error)}.") from error
+    kinds = {"call": list, "request": dict, "settings": dict}
+    if not isinstance(made, dict) or not all(
+        isinstance(made.get(name), kind) for name, kind in kinds.items()
+    ):
+        raise BadCall(f"{path} does not say what made it; songs of this command do.")
+    return made

@@ -1,5 +1,6 @@
 """The command: a song with what made it, or one clear line and nothing on the disk."""
 
+import functools
 import json
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 import soundfile
 
 from acestep_jax import generate, songfiles
+from acestep_jax.tasks import pipeline
+from acestep_jax.tasks.request import Request
+from acestep_jax.tasks.settings import Settings
 
 
 def refused(capsys, *arguments):
@@ -18,7 +22,8 @@ def test_a_song_lies_in_its_file_with_what_made_it(tmp_path):
     out = tmp_path / "songs" / "a.flac"
     words = ["--caption", "a waltz", "--instrumental", "--duration", "10", "--seed", "3"]
     fast = ["--steps", "1", "--rule", "none", "--guidance", "1"]
-    assert generate.main([*words, *fast, "--out", str(out)]) == 0
+    load = functools.cache(pipeline.Pipeline.load)
+    assert generate.main([*words, *fast, "--out", str(out)], load=load) == 0
     with soundfile.SoundFile(out) as file:
         samples, made = file.read(), json.loads(file.comment)
     assert samples.shape == (480_000, 2)
@@ -26,6 +31,9 @@ def test_a_song_lies_in_its_file_with_what_made_it(tmp_path):
     assert made["request"]["caption"] == "a waltz"
     assert made["settings"]["steps"] == 1
     assert [path.name for path in out.parent.iterdir()] == ["a.flac"]
+    again = ["--again", str(out), "--out", str(tmp_path / "b.flac")]
+    assert generate.main(again, load=load) == 0
+    assert (tmp_path / "b.flac").read_bytes() == out.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +44,11 @@ def test_a_song_lies_in_its_file_with_what_made_it(tmp_path):
         (["--out", "a.flac", "--task", "cover"], "needs a source"),
         (["--out", "a.flac", "--task", "cover", "--source", "none.wav"], "none.wav"),
         (["--out", "a.flac", "--model", "nowhere/at/all"], "nowhere/at is no folder"),
+        (["--out", "a.flac", "--steps", "0"], "steps=0"),
+        (["--out", "a.flac", "--requests", "a.yaml", "--bpm", "90"], "write bpm in it"),
+        (["--out", "a.flac", "--again", "b.flac", "--seed", "1"], "leave out seed"),
+        (["--out", "a.flac", "--again", "pyproject.toml"], "does not say what made it"),
+        (["--out", "a.flac", "--lyrics", "la", "--lyrics_file", "b.txt"], "give one"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(capsys, arguments, said):
@@ -50,6 +63,11 @@ def test_what_cannot_be_done_is_one_clear_line(capsys, arguments, said):
         (b"[{", "neither JSON nor YAML"),
         (b"\xff\xfe", "not UTF-8"),
         (b"[{captoin: a}]", "unknown fields ['captoin']"),
+        (b'[{"caption": "a", "caption": "b"}]', "'caption' is given twice"),
+        (b"[{caption: a, caption: b}]", "'caption' is given twice"),
+        (b"[{out: [a.flac]}]", "name a file"),
+        (b"[&a [x], &b [*a, *a], {codes: *b, duration: 10}]", "no list of requests"),
+        (b"[{codes: [&a [x, x], &b [*a, *a], [*b, *b]]}]", "is no whole number"),
         (b"[{out: a.flac}, {out: a.flac}]", "one output file"),
         (b"[{bpm: 1000}]", "bpm is 1000"),
         (b"[{out: ../a.flac}]", "leads out of"),
@@ -79,6 +97,33 @@ def test_a_truncated_sound_is_refused_by_name(tmp_path):
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(songfiles.BadCall, match=r"cut\.flac: "):
         songfiles.read_sound(str(path))
+
+
+def test_a_mapping_of_yaml_may_replace_what_it_merges_in(tmp_path):
+    path = tmp_path / "requests.yaml"
+    path.write_text("[&a {caption: a, seed: 1}, {<<: *a, seed: 2}]")
+    assert songfiles.read_requests(path)[1] == {"caption": "a", "seed": 2}
+
+
+def test_a_sound_far_beyond_full_scale_is_refused_and_a_decoders_overshoot_is_not(tmp_path):
+    noise = np.random.default_rng(0).uniform(-1, 1, (4800, 2))
+    for name, scale in (("loud.wav", 50), ("over.wav", 1.1)):
+        soundfile.write(tmp_path / name, scale * noise, 48_000, subtype="FLOAT")
+    with pytest.raises(songfiles.BadCall, match="times full scale; scale it"):
+        songfiles.read_sound(str(tmp_path / "loud.wav"))
+    assert np.abs(songfiles.read_sound(str(tmp_path / "over.wav"))).max() == 1
+
+
+def test_a_disk_that_is_full_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
+    song = pipeline.Song(np.zeros((10, 2)), np.zeros((1, 64)), Request(), Settings())
+
+    def fail(*_):
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
+    with pytest.raises(songfiles.BadCall, match="cannot be written"):
+        songfiles.write_song(tmp_path / "a.flac", song, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_where_no_file_can_be_is_refused_at_once(tmp_path, capsys):

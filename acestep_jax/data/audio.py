@@ -91,7 +91,7 @@ class AudioStream:
     """Iterates over a file as blocks [W, 2] of 48 kHz stereo float32, checking what passes.
 
     Read to its end, it has refused what `check_audio` refuses, and files that hold less than they
-    promise. `samples` counts what was given out.
+    promise. `samples` counts what was given out, `loudest` is what the file itself reached.
     """
 
     def __init__(self, sound: Sound, *, min_seconds: float = 0.0, longest: float = np.inf) -> None:
@@ -103,7 +103,7 @@ class AudioStream:
           longest: longer files are refused, before they are decoded.
         """
         self._sound, self._min_seconds, self._longest = sound, min_seconds, longest
-        self.samples, self._peak = 0, 0.0
+        self.samples, self.loudest, self._peak = 0, 0.0, 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         import soundfile
@@ -128,6 +128,7 @@ class AudioStream:
                 at = (read + int(np.argwhere(~np.isfinite(block))[0, 0])) / rate
                 raise BadAudio(f"holds samples that are not finite, first at {at:.3f} s")
             read += len(block)
+            self.loudest = max(self.loudest, float(np.abs(block).max(initial=0.0)))
             yield _stereo(resample(block[:, :2], False))
         yield _stereo(resample(np.zeros((0, min(file.channels, 2)), np.float32), True))
         if read < file.frames - rate / 10:

@@ -143,7 +143,7 @@ def make_inputs(
     references = [sound.references or (nothing,) for sound in sounds]
     owners = [np.full(len(given), i, np.int32) for i, given in enumerate(references)]
     captions = [request.caption_prompt() for request in requests]
-    plain = [request.caption_prompt("text2music") for request in requests]
+    plain = [_later_prompt(request) for request in requests]
     arrays = {name: np.stack([item[name] for item in made]) for name in made[0]}
     return Inputs(
         **_tokens(tokenizer, text=captions, plain_text=plain),
@@ -191,20 +191,41 @@ def _within(span: tuple[int, int] | None, length: int) -> np.ndarray:
     return np.ones(length, bool) if span is None else (span[0] <= frames) & (frames < span[1])
 
 
+def _later_prompt(request: Request) -> str:
+    """Writes the caption's prompt of the steps after a cover's; its own where there are none."""
+    return request.caption_prompt("text2music" if request.cover_strength < 1 else None)
+
+
 _LIMITS = {"text": prompt.MAX_CAPTION_TOKENS, "lyric": prompt.MAX_LYRIC_TOKENS}
 _WHAT = {"text": "caption and metadata", "lyric": "lyrics"}
+
+
+def check_prompts(request: Request, tokenizer: tokenizers.Tokenizer) -> None:
+    """Refuses prompts that have more tokens than the model reads.
+
+    Raises:
+      BadRequest: with how many they have.
+    """
+    _longest(tokenizer, "text", [request.caption_prompt(), _later_prompt(request)])
+    _longest(tokenizer, "lyric", [request.lyric_prompt()])
+
+
+def _longest(tokenizer: tokenizers.Tokenizer, kind: str, texts: Sequence[str]) -> int:
+    """Counts the tokens of the longest of some prompts."""
+    count = max(len(tokenizer.encode(text).ids) for text in texts)
+    if count > _LIMITS[kind]:
+        raise BadRequest(
+            f"the prompt of {_WHAT[kind]} has {count} tokens, the model reads "
+            f"{_LIMITS[kind]}; shorten it."
+        )
+    return count
 
 
 def _tokens(tokenizer: tokenizers.Tokenizer, **texts: Sequence[str]) -> dict[str, np.ndarray]:
     """Tokenises lists of prompts of one kind into arrays of one length: name_tokens, name_mask."""
     kind = next(iter(texts))
-    counts = [len(tokenizer.encode(text).ids) for given in texts.values() for text in given]
-    if max(counts) > _LIMITS[kind]:
-        raise BadRequest(
-            f"the prompt of {_WHAT[kind]} has {max(counts)} tokens, the model reads "
-            f"{_LIMITS[kind]}; shorten it."
-        )
-    room = buckets.token_bucket(max(counts), _LIMITS[kind])
+    longest = _longest(tokenizer, kind, [text for given in texts.values() for text in given])
+    room = buckets.token_bucket(longest, _LIMITS[kind])
     arrays = {}
     for name, given in texts.items():
         ids, masks = zip(*(tokens.tokenize(tokenizer, text, room) for text in given), strict=True)

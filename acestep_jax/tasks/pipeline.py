@@ -194,7 +194,10 @@ class Pipeline:
 
         Raises:
           BadRequest: if this model cannot do one of them, before anything is computed.
+          ValueError: for a batch of no songs.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; sample one song at once, or more.")
         settings = settings or self.settings
         for request in requests:
             self.check(request)
@@ -208,7 +211,7 @@ class Pipeline:
         return [songs[i] for i in range(len(requests))]
 
     def check(self, request: Request) -> None:
-        """Refuses what this model was not trained for.
+        """Refuses what this model was not trained for, and prompts longer than it reads.
 
         Raises:
           BadRequest: with the reason.
@@ -221,13 +224,16 @@ class Pipeline:
         largest = int(np.prod(self.networks.config.fsq_input_levels))
         if any(code >= largest for code in request.codes):
             raise BadRequest(f"code {max(request.codes)} is beyond this model's {largest} codes.")
+        inputs.check_prompts(request, self.tokenizer)
 
     def _generate_batch(
         self, requests: list[Request], settings: Settings, tell: Progress
     ) -> list[Song]:
-        tell("listen", 0, len(requests))
-        sounds = [self.listen(request) for request in requests]
-        tell("condition", 0, len(requests))
+        count, sounds = len(requests), []
+        for request in requests:
+            tell("listen", len(sounds), count)
+            sounds.append(self.listen(request))
+        tell("listen", count, count)
         arrays = inputs.make_inputs(
             requests,
             sounds,
@@ -235,14 +241,15 @@ class Pipeline:
             np.asarray(self.silence_latent[0]),
             timbre_frames=self.networks.config.timbre_fix_frame,
         )
-        tell("sample", 0, len(requests))
-        latents = self.sample(requests, arrays, settings)
+        tell("sample", 0, count)
+        latents = np.asarray(self.sample(requests, arrays, settings))
+        tell("sample", count, count)
         songs = []
         for i, request in enumerate(requests):
-            tell("decode", i, len(requests))
-            own = np.asarray(latents[i, : inputs.num_frames(request)])
+            tell("decode", i, count)
+            own = latents[i, : inputs.num_frames(request)]
             songs.append(Song(self.finish(request, own), own, request, settings))
-        tell("decode", len(requests), len(requests))
+        tell("decode", count, count)
         return songs
 
     def place(self, params: Params) -> Params:
@@ -311,7 +318,7 @@ class Pipeline:
             steering = dataclasses.replace(steering, hold=_hold(first, arrays, steps))
         return sampler.make_sampler(self.networks.dit, step=settings.step())(
             self.place(self.params["dit"]),
-            _start(first, arrays, settings, keys, float(times[0])),
+            _start(first, arrays, made, settings, keys, float(times[0])),
             made.tokens,
             made.mask,
             made.context,
@@ -357,16 +364,19 @@ def _conditions(
     )
 
 
-def _start(first: Request, arrays: Inputs, settings: Settings, keys: Key, level: float) -> Array:
-    """Draws the state that sampling starts from: noise, or a cover's source under noise."""
+def _start(
+    first: Request, arrays: Inputs, made: Conditions, settings: Settings, keys: Key, level: float
+) -> Array:
+    """Draws the state that sampling starts from: noise, or what is covered under noise."""
     frames, channels = arrays.source_latents.shape[1:]
     noise = sampling_flow.initial_noise(keys, frames, channels)
     if settings.retake:
         retakes = jax.vmap(lambda key: jax.random.fold_in(key, _RETAKE + settings.retake_seed))
         other = sampling_flow.initial_noise(retakes(keys), frames, channels)
         noise = corrections.mix_noise(noise, other, settings.retake)
-    if first.cover_noise:
-        noise = flow.interpolate(jnp.asarray(arrays.target_latents), noise, level)
+    if first.cover_noise:  # the source as it is, or what given codes stand for
+        covered = made.context[..., :channels] if first.codes else arrays.target_latents
+        noise = flow.interpolate(jnp.asarray(covered), noise, level)
     return noise
 
 

@@ -5,9 +5,10 @@ that is wrong with it and what would do. Ranges are the release's.
 """
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class Request:
       bpm: beats a minute, 30 to 300, or None to leave it to the model.
       keyscale: for instance "C major" or "F# minor", or "".
       timesignature: "2", "3", "4", "6", or "".
-      duration: seconds, 10 to 600; by default the source's or the codes' length, else 60.
+      duration: seconds, 10 to 600, heard to a tenth as in the release; by default the source's or
+        the codes' length, else 60. Where it exceeds the codes', silence follows them.
       instruction: replaces the task's own sentence; "" keeps it.
       tracks: stem names of extract, lego and complete.
       source: [W, 2] float32 at 48 kHz, the song that a task starts from.
@@ -149,9 +151,12 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
         yield f"{name} is {show(value)}; use one of {', '.join(map(repr, known))}"
 
 
+def _is_real(value: Any) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _number(name: str, value: Any, low: float, high: float) -> Iterator[str]:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not low <= value <= high:  # so is NaN refused, which no bound holds
+    if not _is_real(value) or not low <= value <= high:  # so NaN is refused: no bound holds it
         yield f"{name} is {show(value)}; use a number from {low:g} to {high:g}"
 
 
@@ -210,6 +215,13 @@ def _check_length(request: Request) -> Iterator[str]:
             yield f"the source lasts {seconds:.1f} s; {MAX_SECONDS:g} s fit"
     if len(request.codes) > MAX_SECONDS * CODES_PER_SECOND:
         yield f"{len(request.codes)} codes last longer than {MAX_SECONDS:g} s"
+    elif request.codes and _is_real(request.duration) and request.duration <= MAX_SECONDS:
+        fitting = math.ceil(request.duration * CODES_PER_SECOND)
+        if len(request.codes) > fitting:
+            yield (
+                f"{len(request.codes)} codes last longer than the duration of "
+                f"{request.duration:g} s, which holds {fitting}; cut them, or leave it out"
+            )
 
 
 def _check_audio(request: Request) -> Iterator[str]:
@@ -245,6 +257,8 @@ def _check_task(request: Request) -> Iterator[str]:
     most = {"extract": 1, "lego": 1, "complete": len(prompt.TRACK_NAMES)}.get(request.task, 0)
     if len(known) > most:
         yield f"task {show(request.task)} takes at most {most} tracks, got {len(known)}"
+    if len(set(known)) < len(known):
+        yield f"tracks are {show(request.tracks)}; name each once"
     if request.codes and request.task != "text2music":
         yield f"codes stand in for a source in text2music, not in {show(request.task)}"
 
@@ -296,6 +310,8 @@ def _check_strengths(request: Request) -> Iterator[str]:
     if not request.cover_codes and request.task != "cover":
         yield "cover_codes=False is for covers"
     yield from _one_of("keeping", request.keeping, tuple(KEEPING))
+    if request.keeping != "balanced" and request.task != "repaint":
+        yield f"keeping is for repaint, not for {show(request.task)}"
     yield from _whole("seed", request.seed, 0, 2**32 - 1)
 
 

@@ -7,6 +7,7 @@ sampler, so that another value costs no compilation.
 import dataclasses
 import itertools
 import numbers
+import reprlib
 import typing
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -170,10 +171,16 @@ _NAMES = {
 def show(value: Any, longest: int = 80) -> str:
     """Shows any value in an error, cut where it is long."""
     try:
-        text = repr(value)
+        text = _shortened.repr(value)
     except (ValueError, RecursionError):  # of numbers with thousands of digits, and nested lists
         text = f"a {type(value).__name__}"
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+_shortened = reprlib.Repr()
+"""Shows a few entries of few levels: a list of YAML that repeats itself may have billions."""
+_shortened.maxlevel, _shortened.maxstring, _shortened.maxother = 3, 200, 200
+_shortened.maxlong = 5000  # and cut by `show`, which tells that it cut
 
 
 def _is_number(value: Any, kind: type) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acestep_jax import units
-from acestep_jax.tasks import inputs
+from acestep_jax.tasks import inputs, pipeline
 from acestep_jax.tasks.request import BadRequest, Request
 from tests import tiny, tiny_pipeline
 
@@ -27,8 +27,8 @@ def test_a_song_has_its_length_and_is_the_same_in_any_company(pipe):
     # measured 4e-7: float32 sums in another order
     np.testing.assert_allclose(songs[1].latents, alone.latents, atol=2e-5)
     assert len(songs[0].latents) == 300
-    assert [stage for stage, *_ in told if stage != "decode"] == [
-        *("listen", "condition", "sample", "songs")
+    assert [event for event in told if event[1] == event[2]] == [
+        *(("listen", 2, 2), ("sample", 2, 2), ("decode", 2, 2), ("songs", 2, 2))
     ]
 
 
@@ -94,6 +94,28 @@ def test_what_this_model_cannot_do_is_refused_before_anything_is_computed(
         fields = fields | {"source": source}
     with pytest.raises(BadRequest, match=said):
         pipe("a", **fields)
+
+
+def test_the_last_of_many_is_refused_before_the_first_is_made(pipe):
+    told = []
+    requests = [Request(caption="a"), Request(caption="a", lyrics="la " * 3000, duration=30)]
+    with pytest.raises(BadRequest, match="the model reads 2048"):
+        pipe.generate(requests, progress=lambda *event: told.append(event))
+    assert not told
+
+
+def test_codes_show_through_the_noise_as_a_source_does(pipe):
+    request = Request(caption="a", codes=(3,) * 50, cover_noise=0.5)
+    silence, frames = np.asarray(pipe.silence_latent[0]), pipe.networks.config.timbre_fix_frame
+    arrays = inputs.make_inputs(
+        [request], [inputs.Sounds()], pipe.tokenizer, silence, timbre_frames=frames
+    )
+    made, keys = pipe.conditions(arrays), jax.random.split(jax.random.key(0), 1)
+    clean, noisy = (
+        pipeline._start(request, arrays, made, FAST, keys, level) for level in (0.0, 0.5)
+    )
+    np.testing.assert_array_equal(clean, made.context[..., :CHANNELS])
+    assert np.abs(clean).max() > 0 and np.abs(noisy - clean).max() > 0.1
 
 
 def test_sound_longer_than_a_tile_is_encoded_in_tiles(pipe):

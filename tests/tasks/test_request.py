@@ -70,6 +70,10 @@ def reasons(**fields):
         ({"tracks": (1,)}, "track 0 is a int"),
         ({"seed": 10**400}, "0000..."),
         ({"bpm": 10**5000}, "bpm is a int"),
+        ({"codes": (0,) * 51, "duration": 10}, "which holds 50"),
+        ({"codes": (0,) * 51, "duration": math.nan}, "duration is nan"),
+        ({"keeping": "aggressive"}, "keeping is for repaint"),
+        ({"task": "complete", "source": SONG, "tracks": ("fx", "fx")}, "name each once"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(fields, said):
