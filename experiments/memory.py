@@ -32,7 +32,7 @@ import numpy as np
 
 from acestep_jax import compilation, units
 from acestep_jax.nn import model as model_lib
-from acestep_jax.nn.config import MODELS, TEXT_ENCODERS, VAES
+from acestep_jax.nn.config import MODELS, TEXT_ENCODERS, VAES, ModelConfig, Qwen3Config
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
 from acestep_jax.sampling import buckets, sampler, tiles
@@ -40,7 +40,7 @@ from acestep_jax.tasks import condition, loading
 from acestep_jax.tasks.inputs import Inputs
 from acestep_jax.tasks.settings import default_settings
 from acestep_jax.typing import Params
-from acestep_jax.weights import int8
+from acestep_jax.weights import convert, int8, names
 
 GIB = 2**30
 STAGES = ("listen", "condition", "sample", "decode")
@@ -106,6 +106,7 @@ class Model:
     params: Params
     vae: VAE
     vae_params: Params
+    stored: loading.Stored
 
     @classmethod
     def build(cls, preset: str, precision: str) -> "Model":
@@ -114,16 +115,13 @@ class Model:
         family = preset.removesuffix("_turbo")
         text = TEXT_ENCODERS.get(family, TEXT_ENCODERS["qwen3_embedding_0p6b"])
         networks = model_lib.build_networks(MODELS[preset], text, dtype=dtype)
-        vae = VAE(VAES.get(family, VAES["vae"]), dtype=dtype)
-        key = jax.random.key(0)
-        sound = jnp.zeros((1, 4 * units.SAMPLES_PER_FRAME, 2))
-        shapes = jax.eval_shape(lambda: model_lib.init_params(networks, key))
-        vae_shapes = jax.eval_shape(vae.init, key, sound, key)["params"]
+        vae = VAE(VAES["nano" if family in ("nano", "toy") else "vae"], dtype=dtype)
         return cls(
             networks=networks,
-            params=loading.param_shapes(shapes, stored),
+            params=loading.param_shapes(_shapes(MODELS[preset], text), stored),
             vae=vae,
-            vae_params=loading.param_shapes(vae_shapes, stored),
+            vae_params=_vae_shapes(vae, stored),
+            stored=stored,
         )
 
     def resident(self) -> int:
@@ -131,30 +129,42 @@ class Model:
         return int8.num_bytes(self.params) + int8.num_bytes(self.vae_params)
 
 
+def _shapes(config: ModelConfig, text: Qwen3Config) -> Params:
+    """Lists the shapes that a released package of this configuration has."""
+    encoder = convert.shapes(names.qwen3_entries(text, head=False))
+    return convert.shapes(names.model_entries(config)) | {"text_encoder": encoder}
+
+
 # Stages -------------------------------------------------------------------------------------------
 
 
 def listen(model: Model, frames: int, batch: int) -> Need:
     """Measures a tile of the autoencoder's encoder: one song is encoded at a time."""
-    tile = min(max(tiles.WINDOWS), frames)
-    audio = jax.ShapeDtypeStruct((1, tile * units.SAMPLES_PER_FRAME, 2), jnp.float32)
-
-    def encode(params: Params, sound: jax.Array) -> Any:
-        return model.vae.apply({"params": params}, sound, method="encode")
-
-    return measure_stage(encode, model.vae_params, audio)
+    return _tile(model.vae, model.stored, "encode", min(max(tiles.WINDOWS), frames))
 
 
 def decode(model: Model, frames: int, batch: int) -> Need:
     """Measures a tile of the autoencoder's decoder."""
-    tile = min(max(tiles.WINDOWS), frames)
-    channels = model.networks.config.audio_acoustic_hidden_dim
-    latents = jax.ShapeDtypeStruct((1, tile, channels), jnp.float32)
+    return _tile(model.vae, model.stored, "decode", min(max(tiles.WINDOWS), frames))
 
-    def render(params: Params, x: jax.Array) -> Any:
-        return model.vae.apply({"params": params}, x, method="decode")
 
-    return measure_stage(render, model.vae_params, latents)
+@functools.cache
+def _tile(vae: VAE, stored: loading.Stored, method: str, frames: int) -> Need:
+    """Measures one direction of an autoencoder, once for all songs that are longer than a tile."""
+    shapes = {
+        "encode": (1, frames * units.SAMPLES_PER_FRAME, vae.config.audio_channels),
+        "decode": (1, frames, vae.config.decoder_input_channels),
+    }
+
+    def pass_through(params: Params, x: jax.Array) -> Any:
+        return vae.apply({"params": params}, x, method=method)
+
+    x = jax.ShapeDtypeStruct(shapes[method], jnp.float32)
+    return measure_stage(pass_through, _vae_shapes(vae, stored), x)
+
+
+def _vae_shapes(vae: VAE, stored: loading.Stored) -> Params:
+    return loading.param_shapes(convert.shapes(names.vae_entries(vae.config)), stored)
 
 
 def conditions(model: Model, frames: int, batch: int) -> Need:

@@ -27,6 +27,7 @@ FAST = Settings(steps=2, shift=3.0)
 _LONGEST_MESSAGE = 20_000
 _PYTHON_SHARE = 0.5
 _SETTINGS_SHARE = 0.1
+_ODD_SHARE = 0.1
 
 
 class Failure(AssertionError):
@@ -127,6 +128,8 @@ def knock_by_command(pipe: Pipeline, rng: Rng) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         arguments = _by_file(rng, folder) if rng.random() < 0.5 else _by_arguments(rng, folder)
+        if rng.random() < _ODD_SHARE:
+            arguments += _odd(rng, folder)
         shown, said = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
             try:
@@ -135,6 +138,19 @@ def knock_by_command(pipe: Pipeline, rng: Rng) -> str:
                 status = stop.code
         check_command(status, folder / "out", shown.getvalue(), said.getvalue())
     return "song" if status == 0 else "refused: " + said.getvalue().strip().splitlines()[-1]
+
+
+def _odd(rng: Rng, folder: pathlib.Path) -> list[str]:
+    """Adds an adapter that is none, a folder that is a file, or an option that cannot be."""
+    kind = choose(rng, ("lora", "out", "option", "option"))
+    if kind == "out":
+        (folder / "out").write_bytes(b"")
+        return []
+    (folder / "folder").mkdir()
+    (folder / "text.safetensors").write_bytes(rng.bytes(int(rng.integers(100))))
+    if kind == "lora":
+        return ["--lora", str(folder / choose(rng, values.LORA))]
+    return list(choose(rng, values.OPTIONS))
 
 
 def _spoiled_with_sound(rng: Rng, folder: pathlib.Path, name: str) -> Fields:
@@ -153,7 +169,9 @@ def _by_file(rng: Rng, folder: pathlib.Path) -> list[str]:
     text = json.dumps(entries, default=repr, ensure_ascii=rng.random() < 0.5)
     content = text.encode("utf-8", "replace")
     damage = rng.random()
-    if damage < 0.1:
+    if rng.random() < 0.15:
+        content = choose(rng, values.FILES)
+    elif damage < 0.1:
         content = content[: int(rng.integers(len(content)))]
     elif damage < 0.15:
         content = rng.bytes(50) + content
@@ -167,10 +185,11 @@ def _by_arguments(rng: Rng, folder: pathlib.Path) -> list[str]:
     ending = choose(rng, (*songfiles.FORMATS,) * 3 + (".aac", "", ".FLAC"))
     arguments = ["--out", str(folder / "out" / f"song{ending}"), *_FAST_ARGUMENTS]
     for name, value in fields.items():
-        if name in ("codes", "instruction", "cover_codes", "tell_span", "lyrics"):  # only in files
+        if name == "codes":  # only in files
             continue
-        if name == "instrumental":
-            arguments += ["--instrumental"] if value is True else []
+        if name in _FLAGS:
+            option, when = _FLAGS[name]
+            arguments += [option] if value is when else []
         elif isinstance(value, tuple | list):
             arguments += [f"--{name}", *map(_printed, value)]
         else:
@@ -178,6 +197,11 @@ def _by_arguments(rng: Rng, folder: pathlib.Path) -> list[str]:
     return arguments
 
 
+_FLAGS = {
+    "instrumental": ("--instrumental", True),
+    "cover_codes": ("--no_cover_codes", False),
+    "tell_span": ("--hide_span", False),
+}
 _FAST_ARGUMENTS = ["--steps", "2", "--rule", "none", "--guidance", "1"]
 
 

@@ -109,7 +109,8 @@ def _text(rng: Rng) -> Any:
     kinds: tuple[Draw, ...] = (
         lambda r: planes(r, int(r.integers(1, 6))),
         lambda r: planes(r, 5000),
-        lambda r: "la " * int(r.integers(3000, 60_000)),  # lyrics of ten minutes and more
+        lambda r: "la " * int(r.integers(3000, 60_000)),  # more than a model reads
+        lambda r: "[verse]\nla la la la\n" * 100,  # as much as ten minutes are sung to
         lambda r: "\ud800" + chr(0x61),  # half a surrogate pair
         lambda r: "<|endoftext|>" * int(r.integers(1, 4)),
         lambda r: "\x00\x01\x7f",
@@ -162,6 +163,37 @@ def spoil(rng: Rng, fields: Fields) -> Fields:
     return fields | {name: HOSTILE[name](rng) for name in names}
 
 
+BOMB = "&a [x, x, x, x, x, x, x, x]"
+for _name, _last in zip("bcdefghij", "abcdefghi", strict=True):
+    BOMB += f", &{_name} [{', '.join([f'*{_last}'] * 8)}]"
+"""A list of YAML with a billion entries, in half a kilobyte."""
+FILES: tuple[bytes, ...] = (
+    *(b"", b"[]", b"{}", b"null", b"3", b"- ", b"[[]]", b"caption: a", b"\x00", b"\xff\xfe[]"),
+    *(b"[" * 100_000, b"[{" * 5000, b'[{"caption": "a", "caption": "b"}]', b"[{bpm: 0x5a}]"),
+    b"[!!python/object/apply:os.system ['true']]",
+    b"[{caption: !!binary aGVsbG8=}]",
+    b"[{bpm: 2026-01-01, seed: 1_0, duration: 1:30}]",
+    b"[&a {caption: *a}]",
+    b"[{? [a, b] : c}]",
+    *(f"[{{{name}: [{BOMB}]}}]".encode() for name in ("caption", "codes", "tracks", "span")),
+    *(f"[{{{name}: [{BOMB}]}}]".encode() for name in ("out", "source", "references", "bpm")),
+    f"[{BOMB}]".encode(),
+    b'[{"bpm": ' + b"9" * 5000 + b"}]",
+    b'[{"seed": 1e999, "duration": NaN}]',
+    "[{caption: a}]".encode("utf-16"),
+    b"\xef\xbb\xbf[{duration: 5}]",
+)
+"""Files of requests that are none, or none that can be done."""
+LORA: tuple[str, ...] = ("nowhere", "nowhere:0.5", "text.safetensors", "a:nan", "folder:inf", "")
+"""Adapters that cannot be read."""
+OPTIONS: tuple[tuple[str, ...], ...] = (
+    *(("--steps=0",), ("--steps=1.5",), ("--shift=nan",), ("--times", "0.5", "0.7"), ("--times",)),
+    *(("--guidance=nan",), ("--guidance=3",), ("--rule=apg",), ("--interval", "1", "0")),
+    *(("--best_of=0",), ("--best_of=-1",), ("--best_of=2", "--score=loud"), ("--nothing",)),
+    *(("--again=nowhere.flac",), ("--think=nowhere",), ("--weights=int4",), ("--retake=2",)),
+    ("--bpm=1", "--seed=3"),
+)
+"""Options that cannot be followed, or not beside a file of requests."""
 OUTS: tuple[Any, ...] = (
     *("a/b.wav", "../a.flac", "/no/such/place/a.flac", "a", "", ".", "a\x00.flac", 3, None, [1]),
     "long" * 100 + ".flac",
