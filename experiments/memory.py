@@ -34,7 +34,7 @@ from acestep_jax import compilation, units
 from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.config import MODELS, TEXT_ENCODERS, VAES, ModelConfig, Qwen3Config
 from acestep_jax.nn.model import Networks
-from acestep_jax.nn.vae import VAE
+from acestep_jax.nn.vae import VAE, fold_weight_norm
 from acestep_jax.sampling import buckets, sampler, tiles
 from acestep_jax.tasks import condition, loading
 from acestep_jax.tasks.inputs import Inputs
@@ -164,7 +164,8 @@ def _tile(vae: VAE, stored: loading.Stored, method: str, frames: int) -> Need:
 
 
 def _vae_shapes(vae: VAE, stored: loading.Stored) -> Params:
-    return loading.param_shapes(convert.shapes(names.vae_entries(vae.config)), stored)
+    released = convert.shapes(names.vae_entries(vae.config))
+    return loading.param_shapes(jax.eval_shape(fold_weight_norm, released), stored)
 
 
 def conditions(model: Model, frames: int, batch: int) -> Need:

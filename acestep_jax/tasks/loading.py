@@ -6,6 +6,7 @@ Parameters are kept in float32, in bfloat16, or with the layers' kernels as 8-bi
 """
 
 import contextlib
+import functools
 import pathlib
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from acestep_jax import weights
 from acestep_jax.nn import model as model_lib
-from acestep_jax.nn.vae import VAE
+from acestep_jax.nn.vae import VAE, fold_weight_norm
 from acestep_jax.tasks import tokens
 from acestep_jax.typing import Params
 from acestep_jax.weights import int8
@@ -57,15 +58,23 @@ def load_parts(
         params = {**package.params, "text_encoder": text.params}
         if stored == "int8":
             params = int8.quantize(params)
+        vae_params = _fold(autoencoder.params, kept)
     keep = jnp.asarray if resident else jax.device_get
     return {
         "networks": model_lib.build_networks(package.config, text.config, dtype=dtype),
         "params": jax.tree.map(keep, params),
         "vae": VAE(autoencoder.config, dtype=dtype),
-        "vae_params": jax.tree.map(keep, autoencoder.params),
+        "vae_params": jax.tree.map(keep, vae_params),
         "tokenizer": tokens.load_tokenizer(str(weights.resolve(text_folder))),
         "silence_latent": jnp.asarray(package.silence_latent),
     }
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _fold(params: Params, kept: Any) -> Params:
+    """Computes the autoencoder's kernels once, in float32, instead of in every call."""
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    return jax.tree.map(lambda leaf: leaf.astype(kept), fold_weight_norm(wide))
 
 
 def param_shapes(shapes: Params, stored: Stored) -> Params:
