@@ -302,11 +302,12 @@ def _check_span(request: Request) -> Iterator[str]:
 
 
 def _check_strengths(request: Request) -> Iterator[str]:
-    for name in ("cover_strength", "cover_noise"):
-        yield from _number(name, getattr(request, name), 0.0, 1.0)
-    plain = (request.cover_strength, request.cover_noise) == (1.0, 0.0)
-    if not plain and request.task != "cover" and not request.codes:
-        yield "cover_strength and cover_noise are for covers"
+    for name, plain in (("cover_strength", 1.0), ("cover_noise", 0.0)):
+        value = getattr(request, name)
+        wrong = list(_number(name, value, 0.0, 1.0))
+        if not wrong and value != plain and request.task != "cover" and not request.codes:
+            wrong.append(f"{name} is for covers")
+        yield from wrong
     if not request.cover_codes and request.task != "cover":
         yield "cover_codes=False is for covers"
     yield from _one_of("keeping", request.keeping, tuple(KEEPING))

@@ -138,13 +138,13 @@ def _problems(settings: Settings) -> Iterator[str]:
             continue
         if not _is_number(value, numbers.Real) or not low <= value <= high:
             yield f"{name}={show(value)}; use a number from {low:g} to {high:g}"
-        elif name == "guidance" and (settings.rule == "none") != (value == 1):
+        elif name == "guidance" and (str(settings.rule) == "none") != (value == 1):
             yield "a rule of guidance goes with a strength above 1, and only with one"
     for name, known in _NAMES.items():
         value = getattr(settings, name)
         if not isinstance(value, str) or value not in known:
             yield f"{name}={show(value)}; use one of {', '.join(known)}"
-    if settings.times != () and not _falls(settings.times):
+    if not _falls(settings.times):
         yield f"times={show(settings.times)}; use a tuple of levels that fall from at most 1 to 0"
     if settings.interval is not None and not _is_interval(settings.interval):
         yield f"interval={show(settings.interval)}; use (lowest, highest), within 0 to 1, or None"
@@ -190,6 +190,8 @@ def _is_number(value: Any, kind: type) -> bool:
 def _falls(times: Any) -> bool:
     if not isinstance(times, tuple) or not all(_is_number(t, numbers.Real) for t in times):
         return False
+    if not times:  # the grid instead
+        return True
     levels = [1.0, *times]
     return all(a >= b >= 0 for a, b in itertools.pairwise(levels)) and times[0] > 0
 

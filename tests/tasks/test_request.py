@@ -62,7 +62,8 @@ def reasons(**fields):
         ({"task": "repaint", "source": SONG, "span": (25, 30)}, "does not touch"),
         ({"task": "repaint", "source": SONG, "span": (-590.0, 5)}, "600 s fit"),
         ({"task": "cover", "source": SONG, "span": (1, 2)}, "leave the span out"),
-        ({"cover_noise": 0.5}, "are for covers"),
+        ({"cover_noise": 0.5}, "is for covers"),
+        ({"cover_noise": np.ones(2)}, "cover_noise is array"),
         ({"seed": -1}, "from 0 to"),
         ({"tell_span": False}, "for requests with a span"),
         ({"codes": (0,) * 3001}, "3001 codes last longer"),
@@ -131,6 +132,8 @@ def test_the_default_settings_are_those_of_the_release():
         {"rule": "apg"},
         {"guidance": 4.0},
         {"retake": 2.0},
+        {"times": np.ones(2)},
+        {"rule": np.ones(2)},
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields):
