@@ -75,12 +75,14 @@ def _parse(path: pathlib.Path) -> Any:
     text = read_text(path)
     try:
         return json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        pass
+    except (ValueError, RecursionError) as error:
+        as_json = show_error(error)
     try:
         return yaml.load(text, _yaml_loader())
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise BadCall(f"{path} is neither JSON nor YAML: {show_error(error)}.") from error
+        raise BadCall(
+            f"{path} is neither JSON ({as_json}) nor YAML ({show_error(error)})."
+        ) from error
 
 
 def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -110,12 +110,16 @@ def chroma(sound: Sound) -> np.ndarray:
     return loud - loud.mean(axis=1, keepdims=True)
 
 
-def fit(sound: Sound, target: Sound) -> float:
-    """Correlates two sounds' chroma, from -1 to 1."""
-    ours, theirs = chroma(sound), chroma(target)
+def correlate(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Correlates two features over time, from -1 to 1."""
     columns = min(len(ours), len(theirs))
     ours, theirs = ours[:columns].ravel(), theirs[:columns].ravel()
     return float(ours @ theirs / (np.linalg.norm(ours) * np.linalg.norm(theirs) + 1e-12))
+
+
+def fit(sound: Sound, target: Sound) -> float:
+    """Correlates two sounds' chroma, from -1 to 1."""
+    return correlate(chroma(sound), chroma(target))
 
 
 def bands(sound: Sound, count: int = 24) -> np.ndarray:
@@ -128,12 +132,16 @@ def bands(sound: Sound, count: int = 24) -> np.ndarray:
     return 10 * np.log10(np.stack(levels, axis=1) + 1e-4)
 
 
-def distance(sound: Sound, target: Sound) -> float:
+def differ(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Measures the mean difference of two sounds' bands in dB, whatever their overall level."""
-    ours, theirs = bands(sound), bands(target)
     columns = min(len(ours), len(theirs))
     difference = ours[:columns] - theirs[:columns]
     return float(np.abs(difference - np.median(difference)).mean())
+
+
+def distance(sound: Sound, target: Sound) -> float:
+    """Measures two sounds by (bands, differ)."""
+    return differ(bands(sound), bands(target))
 
 
 def timbre_distance(sound: Sound, target: Sound) -> float:
@@ -146,10 +154,14 @@ def timbre_distance(sound: Sound, target: Sound) -> float:
 
 
 def table(
-    measure: Callable[[Sound, Sound], float], results: Sequence[Sound], targets: Sequence[Sound]
+    feature: Callable[[Sound], np.ndarray],
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    results: Sequence[Sound],
+    targets: Sequence[Sound],
 ) -> np.ndarray:
-    """Measures every result against every target: [results, targets]."""
-    return np.array([[measure(result, target) for target in targets] for result in results])
+    """Measures the features of every result against those of every target: [results, targets]."""
+    ours, theirs = (list(map(feature, sounds)) for sounds in (results, targets))
+    return np.array([[measure(own, target) for target in theirs] for own in ours])
 
 
 @dataclasses.dataclass(frozen=True)
