@@ -125,7 +125,7 @@ def codes_of(record: shards.Record) -> np.ndarray:
     if record.codes is None:
         raise ValueError(
             f"{record.labels.name} has no audio codes; add them to its shards with a trained "
-            "tokenizer: python -m acestep_jax.data.encode --help."
+            "tokenizer: python -m acestep_jax.data.add_codes --help."
         )
     return record.codes
 

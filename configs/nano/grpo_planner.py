@@ -17,7 +17,7 @@ def get_config(quick: bool = False) -> GrpoPlanner:
     config = GrpoPlanner(
         name="nano_grpo_planner",
         num_steps=200,
-        model=PlannerModel(preset="planner_nano", weights="asset:nano/planner"),
+        model=PlannerModel(preset="planner_nano", weights="asset:nano/acestep-5Hz-lm-nano"),
         asking=Asking(plan="given", seconds=(10, 14)),
         reward=PmiReward(),
         group=8,

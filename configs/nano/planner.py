@@ -1,8 +1,11 @@
 """Trains the nano planner from nothing, on the codes of the nano tokenizer.
 
 Method:   four tasks in one model, loss on the assistant's turn (train/planner.py): plan and codes
-          from a caption, plan and lyrics from codes, from a few words, from rough lyrics.
-Command:  python -m train.planner --config configs/nano/planner.py     (after the songs have codes)
+          from a caption, plan and lyrics from codes, from a few words, from rough lyrics. Songs are
+          cut anew every time, and begin at any of a code's five frames.
+Command:  python -m acestep_jax.data.add_codes --shards data/shards/own --out data/shards/codes \
+            --shifts 5
+          python -m train.planner --config configs/nano/planner.py
 Cost:     not measured yet.     Expect:  not known yet; a code at random costs ln 1000 = 6.9 nats.
 """
 
@@ -14,20 +17,25 @@ def get_config(quick: bool = False) -> TrainPlanner:
     """Gives the run; `quick` takes two steps."""
     config = TrainPlanner(
         name="nano_planner",
-        num_steps=4000,
+        num_steps=1500,
         model=PlannerModel(preset="planner_nano"),
-        chats=Chats(length=512, seconds=(10, 30)),
-        optimizer=Optimizer(
-            peak_lr=1e-3,  # from random weights; a trained planner is tuned at 1e-5
-            warmup_steps=120,
-            schedule="cosine",
-            b2=0.95,
-            weight_decay=0.1,
-            ema_decay=0.995,
+        chats=Chats(
+            length=512,
+            seconds=(10, 28),  # what the shards hold of a song
+            mixture=(("generate", 4.0), ("understand", 4.0), ("inspire", 1.0), ("format", 1.0)),
         ),
-        data=Data(shards="data/shards/own", batch_size=16),
+        optimizer=Optimizer(
+            name="muon",
+            peak_lr=2e-3,  # from random weights; a trained planner is tuned at 1e-5
+            muon_lr_ratio=10.0,
+            warmup_steps=50,
+            schedule="linear",
+            weight_decay=0.1,
+            ema_decay=0.99,
+        ),
+        data=Data(shards="data/shards/codes", batch_size=8),
         log_every=20,
-        save_every=500,
-        eval_every=500,
+        save_every=100,
+        eval_every=150,
     )
     return toy_planner(config) if quick else config

@@ -20,6 +20,7 @@ SONG_RULES = Rulebook(caption_tokens=160)
 """For plans that are made into songs: the DiT reads 256 tokens, some 60 of them its template."""
 RELEASED = tuple(f"acestep-5Hz-lm-{size}" for size in ("1.7B", "4B", "0.6B"))
 """Folders of the released planners, the default one first."""
+NANO = "acestep-5Hz-lm-nano"
 
 
 def find_planner(named: str = "", model: str = "") -> str:
@@ -34,7 +35,7 @@ def find_planner(named: str = "", model: str = "") -> str:
     """
     if named:
         return named
-    places = [ASSETS / "nano" / "planner"]
+    places = [ASSETS / "nano" / NANO]
     if model:
         beside = pathlib.Path(weights.resolve(model)).parent
         places = [beside / name for name in RELEASED]
