@@ -2,7 +2,7 @@
 
     python -m experiments.memory                                  # presets, durations, precisions
     python -m experiments.memory --presets turbo --seconds 240 --weights int8 --limit_gb 4
-    python -m experiments.memory --errors                         # what 8-bit kernels change
+    python -m experiments.memory --errors nano FOLDER             # what 8-bit kernels change
 
 Every stage of the pipeline is compiled at its real shapes for the attached device and asked how
 much memory it takes (XLA's memory analysis); parameters are shapes and are never allocated. A stage
@@ -269,8 +269,13 @@ def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 # What 8-bit kernels change ------------------------------------------------------------------------
 
 
-def errors(steps: int = 8, seconds: float = 10.0) -> dict[str, float]:
-    """Measures, on the shipped nano weights, what (1) of `weights.int8` changes, relative.
+def errors(model: str = "nano", steps: int = 8, seconds: float = 10.0) -> dict[str, float]:
+    """Measures what (1) of `weights.int8` changes in a model, relative.
+
+    Args:
+      model: as in `Pipeline.load`.
+      steps: of the sampler, by the model's own rule of guidance.
+      seconds: of the song.
 
     Returns:
       Of the kernels; of the condition tokens; of the velocity at t = 0.7; of the finished latents.
@@ -279,7 +284,7 @@ def errors(steps: int = 8, seconds: float = 10.0) -> dict[str, float]:
     from acestep_jax.tasks.pipeline import Pipeline
     from acestep_jax.tasks.request import Request
 
-    whole = Pipeline.load("nano")
+    whole = Pipeline.load(model)
     small = dataclasses.replace(whole, params=int8.quantize(whole.params))
     request = Request(caption="a slow waltz for piano", instrumental=True, duration=seconds)
     arrays = inputs.make_inputs(
@@ -320,8 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table, or the errors; returns the exit status."""
     args = _parser().parse_args(argv)
     compilation.enable_cache()
-    if args.errors:
-        print(json.dumps({"relative_error_of_int8": errors()}))
+    if args.errors is not None:
+        for model in args.errors or ("nano", "nano_turbo"):
+            print(json.dumps({"model": model, "relative_error_of_int8": errors(model)}))
         return 0
     results = []
     for preset in args.presets:
@@ -351,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", nargs="+", type=float, default=[60.0, 240.0, 600.0])
     add("--batch", type=int, default=1, help="songs sampled at once")
     add("--limit_gb", type=float, help="exit with 1 if a song needs more, one stage at a time")
-    add("--errors", action="store_true", help="measure what 8-bit kernels change instead")
+    add("--errors", nargs="*", metavar="MODEL", help="measure what 8-bit kernels change instead")
     return parser
 
 

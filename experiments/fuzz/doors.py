@@ -78,7 +78,8 @@ def knock_in_python(pipe: Pipeline, rng: Rng) -> str:
     """Builds a request and settings, and makes the song."""
     fields = values.spoil(rng, values.sensible(rng))
     draw: Callable[[Rng], Any] = sounds.usable if rng.random() < 0.7 else sounds.hostile
-    if fields["task"] != "text2music" or rng.random() < 0.05:
+    plain = isinstance(fields["task"], str) and fields["task"] == "text2music"
+    if not plain or rng.random() < 0.05:
         fields["source"] = draw(rng)
     if rng.random() < 0.2:
         fields["references"] = (draw(rng),)
@@ -155,7 +156,8 @@ def _odd(rng: Rng, folder: pathlib.Path) -> list[str]:
 
 def _spoiled_with_sound(rng: Rng, folder: pathlib.Path, name: str) -> Fields:
     fields = values.spoil(rng, values.sensible(rng))
-    if fields["task"] != "text2music" or rng.random() < 0.05:
+    plain = isinstance(fields["task"], str) and fields["task"] == "text2music"
+    if not plain or rng.random() < 0.05:
         fields["source"] = sounds.write(rng, folder, f"source_{name}")
     if rng.random() < 0.2:
         fields["references"] = [sounds.write(rng, folder, f"reference_{name}")]
