@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.nn.parameter import param
 from acestep_jax.ops import stft
 from acestep_jax.ops.convolution import kernel_norm, weight_norm
 from acestep_jax.ops.sharding import share_batch
@@ -30,9 +31,11 @@ class _Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        weight_v = self.param("weight_v", init, (*self.width, x.shape[-1], self.features))
-        weight_g = self.param("weight_g", lambda key: kernel_norm(weight_v, axis=3))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        weight_v = param(self, "weight_v", init, (*self.width, x.shape[-1], self.features))
+        weight_g = param(
+            self, "weight_g", lambda *_: kernel_norm(weight_v, axis=3), (self.features,)
+        )
+        bias = param(self, "bias", nn.initializers.zeros, (self.features,))
         reach = [d * (w - 1) // 2 for d, w in zip(self.dilation, self.width, strict=True)]
         y = jax.lax.conv_general_dilated(
             x,

@@ -19,6 +19,7 @@ import numpy as np
 from acestep_jax.nn.attention import TransformerLayer
 from acestep_jax.nn.config import ModelConfig
 from acestep_jax.nn.layers import Linear, Quirks, RMSNorm
+from acestep_jax.nn.parameter import param
 from acestep_jax.nn.stack import AlternatingStack, run_plain_layer
 from acestep_jax.ops import rope
 from acestep_jax.typing import Array
@@ -83,8 +84,8 @@ class Summarizer(Encoder):
     def build(self, num_layers: int) -> None:
         """Adds the learned token that may stand before the sequence."""
         super().build(num_layers)
-        self.special_token = self.param(
-            "special_token", token_init, (1, 1, self.config.encoder.width)
+        self.special_token = param(
+            self, "special_token", token_init, (1, 1, self.config.encoder.width)
         )
 
     def summarize(self, x: Array, *, prepend_token: bool = True) -> Array:

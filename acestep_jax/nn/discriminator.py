@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.nn.layers import time_features
+from acestep_jax.nn.parameter import param
 from acestep_jax.ops import masks
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
@@ -48,7 +49,7 @@ class ConvNeXtBlock(nn.Module):
         h = share_batch(nn.Conv(width, (7,), feature_group_count=width, name="depthwise")(h))
         h = nn.LayerNorm(epsilon=1e-6, name="norm")(h)
         h = _dense(nn.gelu(_dense(h, 4 * width, "fc1")), width, "fc2")
-        scale = self.param("scale", nn.initializers.constant(self.layer_scale), (width,))
+        scale = param(self, "scale", nn.initializers.constant(self.layer_scale), (width,))
         return x + scale[None, None] * h
 
 

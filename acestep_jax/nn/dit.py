@@ -31,6 +31,7 @@ from acestep_jax.nn.layers import (
     modulate,
     table_init,
 )
+from acestep_jax.nn.parameter import param
 from acestep_jax.nn.stack import AlternatingStack
 from acestep_jax.ops import masks, rope
 from acestep_jax.ops.attention import probabilities
@@ -81,8 +82,8 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (self.patch_size, x.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1)), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        kernel = param(self, "kernel", nn.initializers.lecun_normal(in_axis=(0, 1)), shape)
+        bias = param(self, "bias", nn.initializers.zeros, (self.width,))
         x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % self.patch_size), (0, 0)))
         patches = x.reshape(x.shape[0], -1, self.patch_size * x.shape[-1]).astype(self.dtype)
         flat = kernel.reshape(-1, self.width).astype(self.dtype)
@@ -101,8 +102,8 @@ class PatchHead(nn.Module):
     def __call__(self, hidden: Array) -> Array:
         shape = (self.patch_size, hidden.shape[-1], self.channels)
         init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
-        kernel = self.param("kernel", init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel = param(self, "kernel", init, shape)
+        bias = param(self, "bias", nn.initializers.zeros, (self.channels,))
         frames = jnp.einsum("BPD,JDC->BPJC", hidden.astype(self.dtype), kernel.astype(self.dtype))
         frames = frames.reshape(hidden.shape[0], -1, self.channels)
         return frames + along_last(bias.astype(self.dtype), frames)
@@ -125,8 +126,8 @@ class DiTLayer(nn.Module):
             dtype=self.dtype,
             implementation=self.implementation,
         )
-        self.scale_shift_table = self.param(
-            "scale_shift_table", table_init, (1, MODULATIONS, self.sizes.width)
+        self.scale_shift_table = param(
+            self, "scale_shift_table", table_init, (1, MODULATIONS, self.sizes.width)
         )
         self.self_attn_norm = RMSNorm(self.eps)
         self.self_attn = attention(window=self.window)
@@ -200,7 +201,7 @@ class DiT(nn.Module):
             make_layer, config.num_hidden_layers, config.sliding_window, self.remat
         )
         self.norm_out = RMSNorm(config.rms_norm_eps)
-        self.scale_shift_table = self.param("scale_shift_table", table_init, (1, 2, width))
+        self.scale_shift_table = param(self, "scale_shift_table", table_init, (1, 2, width))
         self.proj_out = PatchHead(config.audio_acoustic_hidden_dim, config.patch_size, self.dtype)
 
     def __call__(

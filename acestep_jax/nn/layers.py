@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.nn.parameter import param
 from acestep_jax.ops.dense import dense
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
@@ -64,13 +65,13 @@ class Linear(nn.Module):
             x = x.astype(self.dtype)
             y = self._quantized(x)
         else:
-            kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
+            kernel = param(self, "kernel", _kernel_init, (x.shape[-1], self.features))
             x = x.astype(self.dtype)
             y = dense(x, kernel.astype(self.dtype))
         if self.has_variable("lora", "lora_a"):
             y = y + self._adapter(x)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = param(self, "bias", nn.initializers.zeros, (self.features,))
             y = y + along_last(bias.astype(self.dtype), y)
         return share_batch(y)
 
@@ -103,7 +104,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        weight = param(self, "weight", nn.initializers.ones, (x.shape[-1],))
         wide = x.astype(jnp.float32)
         variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
         normed = (wide * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype)

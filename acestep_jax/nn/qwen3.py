@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from acestep_jax.nn.attention import KeyValue, TransformerLayer
 from acestep_jax.nn.config import Qwen3Config
 from acestep_jax.nn.layers import Linear, Quirks, RMSNorm
+from acestep_jax.nn.parameter import param
 from acestep_jax.ops import masks, rope
 from acestep_jax.ops.sharding import share_batch
 from acestep_jax.typing import Array
@@ -84,7 +85,8 @@ class Qwen3(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.embed_tokens = self.param(
+        self.embed_tokens = param(
+            self,
             "embed_tokens",
             nn.initializers.normal(0.02),  # initializer_range of Qwen3
             (config.vocab_size, config.hidden_size),

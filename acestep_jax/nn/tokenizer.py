@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from acestep_jax.nn.condition import Encoder, Summarizer, token_init
 from acestep_jax.nn.config import ModelConfig
 from acestep_jax.nn.layers import Linear, Quirks
+from acestep_jax.nn.parameter import param
 from acestep_jax.ops import fsq
 from acestep_jax.typing import Array
 
@@ -157,8 +158,8 @@ class Detokenizer(Encoder):
     def setup(self) -> None:
         config = self.config
         self.build(config.num_attention_pooler_hidden_layers)  # as the released configuration
-        self.special_tokens = self.param(
-            "special_tokens", token_init, (1, config.pool_window_size, config.encoder.width)
+        self.special_tokens = param(
+            self, "special_tokens", token_init, (1, config.pool_window_size, config.encoder.width)
         )
         self.proj_out = Linear(config.audio_acoustic_hidden_dim, use_bias=True, dtype=self.dtype)
 

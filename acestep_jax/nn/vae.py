@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from acestep_jax.nn.config import VAEConfig
+from acestep_jax.nn.parameter import param
 from acestep_jax.ops.convolution import (
     kernel_norm,
     strided_conv,
@@ -60,8 +61,8 @@ class Snake(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        alpha = self.param("alpha", nn.initializers.zeros, (x.shape[-1],))
-        beta = self.param("beta", nn.initializers.zeros, (x.shape[-1],))
+        alpha = param(self, "alpha", nn.initializers.zeros, (x.shape[-1],))
+        beta = param(self, "beta", nn.initializers.zeros, (x.shape[-1],))
         wide = x.astype(jnp.float32)
         # 1e-9 inside the reciprocal, as released
         frequency, gain = jnp.exp(alpha), 1 / (jnp.exp(beta) + 1e-9)
@@ -81,14 +82,16 @@ class _WeightNormed(nn.Module):
             return self.get_variable("params", "kernel").astype(self.dtype)
         # PyTorch's default for convolutions: uniform with variance 1 / (3 · fan in)
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        weight_v = self.param("weight_v", init, (self.width, in_features, self.features))
-        weight_g = self.param("weight_g", lambda key: kernel_norm(weight_v, axis=axis))
+        weight_v = param(self, "weight_v", init, (self.width, in_features, self.features))
+        weight_g = param(
+            self, "weight_g", lambda *_: kernel_norm(weight_v, axis=axis), (weight_v.shape[axis],)
+        )
         return weight_norm(weight_g, weight_v, axis=axis).astype(self.dtype)
 
     def add_bias(self, x: Array) -> Array:
         if not self.use_bias:
             return x
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = param(self, "bias", nn.initializers.zeros, (self.features,))
         return share_batch(x + bias.astype(self.dtype)[None, None])
 
 

@@ -79,3 +79,27 @@ def test_the_share_of_a_stacked_parameter_is_read_off_its_place(devices):
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
     leaf = jax.ShapeDtypeStruct((3, 8), jnp.float32)
     assert footprint.parameter_shares({"w": leaf}, {"w": place}) == {(3, 8): 4}
+
+
+def test_what_is_only_called_is_opened():
+    @jax.jit
+    def gentle(x):
+        return jnp.where(x > 0, x, 0.0)
+
+    assert _peak(lambda x, w: jnp.sum(gentle(x) + gentle(w)), SQUARE, SQUARE) < SIZE
+
+
+def test_a_loop_takes_over_what_it_begins_with():
+    def repeat(x):
+        first = x @ x
+        return jax.lax.fori_loop(0, 10, lambda _, y: y + 1, first)
+
+    assert _peak(repeat, SQUARE) < 2.5 * SIZE  # the carry, and what a turn makes of it
+
+
+def test_what_is_computed_in_its_reader_keeps_its_source_alive():
+    def soften(x):
+        logits = x @ x
+        return jax.nn.softmax(logits) @ x
+
+    assert _peak(soften, SQUARE) >= 2 * SIZE  # logits are read until their exponentials are made
