@@ -4,6 +4,7 @@ Set before jax is imported anywhere. What tests compile is kept outside the chec
 without the expensive passes: a test spends its time in the compiler, not in the program.
 """
 
+import gc
 import os
 import pathlib
 
@@ -25,6 +26,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+# Traced programs are millions of objects that stay: looking through them again and again for
+# garbage frees nothing.
+gc.set_threshold(100_000, 50, 100)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags
 
@@ -35,3 +40,8 @@ def devices() -> list[jax.Device]:
     found = jax.devices()
     assert len(found) == 8, "XLA_FLAGS was read before conftest could set it"
     return found
+
+
+def pytest_sessionfinish() -> None:
+    """Spares pytest's last collections, which are for leaks, what the caches hold."""
+    gc.freeze()

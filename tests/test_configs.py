@@ -46,8 +46,9 @@ def quick_form(path):
     return dataclasses.replace(config, name="quick", **logged)
 
 
-_RARE = ("train.grpo_dit",)
-"""Half a minute, on the same loop as all others; `tests/train/test_grpo_dit.py` has its steps."""
+_RARE = ("train.grpo_dit", "train.lora", "train.tokenizer", "train.vae")
+"""Up to a minute each, on the same loop as all others; `tests/train/` has their steps, and
+`experiments.faults` kills them."""
 
 
 def different_forms():

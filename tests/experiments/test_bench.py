@@ -44,7 +44,18 @@ SIZES = {
         "downsampling_ratios": [2, 4],
         "channel_multiples": [1, 2],
     },
+    "planner": {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    },
     "shapes": {
+        "prompt_tokens": 6,
+        "new_tokens": 5,
         "frames": 41,
         "text_tokens": 5,
         "lyric_tokens": 7,
@@ -123,7 +134,7 @@ def test_what_cannot_be_timed_is_refused(sizes_file, tmp_path, capsys):
     with pytest.raises(ValueError, match="vae_decode"):
         bench.main(["--shapes", str(sizes_file), "--items", "vae_decod"])
     (tmp_path / "empty.json").write_text('{"shapes": {}}')
-    with pytest.raises(ValueError, match="'dit', 'vae'"):
+    with pytest.raises(ValueError, match="'dit', 'vae' or 'planner'"):
         bench.main(["--shapes", str(tmp_path / "empty.json")])
     with pytest.raises(SystemExit):
         bench.main(["--shapes", str(sizes_file), "--compiled"])
@@ -204,7 +215,7 @@ def _traced(spec, item):
 
 
 @pytest.mark.parametrize(
-    "item", [item for item in problem.ITEMS if item not in ("dit_loop", "song")]
+    "item", [item for item in problem.ITEMS if item not in ("dit_loop", "song", "planner")]
 )
 def test_counts_are_those_of_the_program(item, sizes_file):
     values = SIZES | {"dit": SIZES["dit"] | {"use_sliding_window": False}}
@@ -223,6 +234,15 @@ def test_the_loop_counts_the_condition_once(sizes_file):
     forward, loop = (counts.count(spec, item) for item in ("dit_forward", "dit_loop"))
     assert forward < loop < spec.shapes.steps * forward
     assert counts.count(spec, "dit_loop_b2") == 2 * loop
+
+
+def test_a_planner_counts_every_token_and_what_it_sees(sizes_file):
+    spec = problem.read_problem(sizes_file)
+    linear = 16 * (2 * 32 + 2 * 16) + 3 * 16 * 24
+    seen = 11 * 12 // 2 * 2 * 32  # products with keys and values, 11 tokens in all
+    expected = 2 * (2 * (11 * linear + seen) + 5 * 16 * 20)  # half of 40 rows are scored
+    assert counts.count(spec, "planner") == expected
+    assert counts.count(spec, "planner_b2") == 2 * expected
 
 
 def test_a_song_counts_its_stages_and_needs_networks_that_fit(sizes_file):

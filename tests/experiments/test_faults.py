@@ -29,6 +29,7 @@ def test_a_killed_run_passes_if_it_goes_on_as_one_in_peace(trainer, expected, tm
     assert all(outcome.story.partition(" ")[0] in faults.WAYS for outcome in outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_ends_elsewhere_is_found_out(trainer, tmp_path):
     outcome = next(faults.kills(trainer, tmp_path, "0", lambda step: f"another state of {step}"))

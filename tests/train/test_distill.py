@@ -290,21 +290,27 @@ def _abstract(config):
     return run.game, run.frozen, run.batch
 
 
-def _trace(game, frozen, batch):
-    """Traces every part of an iteration; returns {part: (function, arguments)} and the state."""
+def _trace(game, frozen, batch, warm=True):
+    """Traces every part of an iteration; returns {part: (function, arguments)} and the state.
+
+    `warm` includes the parts of the warm-up.
+    """
     state = jax.eval_shape(functools.partial(game_lib.make_state, game), frozen["teacher"])
     steps = distill.make_steps(game)
     scene = jax.eval_shape(steps.encode, frozen, batch)
     rolled = jax.eval_shape(steps.simulate, state, frozen, scene)
-    pair = jax.eval_shape(steps.end_points, state, frozen, scene)
     index = jax.ShapeDtypeStruct((), np.int32)
     parts = {
         "simulate": (steps.simulate, (state, frozen, scene)),
-        "end_points": (steps.end_points, (state, frozen, scene)),
-        "regress": (steps.regress, (state, frozen, scene, pair, index)),
         "critics": (steps.critics, (state, frozen, scene, rolled, index)),
         "student": (steps.student, (state, frozen, scene, rolled)),
     }
+    if warm:
+        pair = jax.eval_shape(steps.end_points, state, frozen, scene)
+        parts |= {
+            "end_points": (steps.end_points, (state, frozen, scene)),
+            "regress": (steps.regress, (state, frozen, scene, pair, index)),
+        }
     return parts, state
 
 
@@ -350,7 +356,7 @@ def test_every_switch_of_the_game_traces(changes, expected):
     game = game_lib.make_game(config, tiny.networks())
     frozen = jax.eval_shape(functools.partial(game_lib.separate, config), tiny.params())
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), toys.batch())
-    parts, state = _trace(game, frozen, batch)
+    parts, state = _trace(game, frozen, batch, warm=False)
     trained = {"student", "fake"} | ({"discriminator"} if game.adversary else set())
     assert set(state.params) == trained
     step, arguments = parts["critics"]

@@ -120,6 +120,7 @@ def test_the_spread_of_channels_leaves_padding_out():
     np.testing.assert_allclose(dit.channel_spread(loud, mask), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_average_velocities_train_through_the_network(parts):
     """At r = t (2) is (1); elsewhere its derivative is that of finite differences."""
     trained, frozen = parts

@@ -130,6 +130,7 @@ def test_both_streams_of_songs_go_on_where_they_stopped():
     assert train_lora.SongBatches(CONFIG_WITHOUT_PRIOR).prior is None
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(fresh, two_steps, devices):
     expected, numbers = two_steps[0]
     mesh = mesh_lib.make_mesh(Mesh(data=2, fsdp=2, tensor=2), devices)

@@ -138,6 +138,7 @@ def test_training_learns_and_adapters_leave_the_base_alone():
             assert names == {"lora_a", "lora_b"}
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(devices):
     batch = rows([conversations(seed) for seed in range(4)], 64)
     numbers = []
