@@ -14,7 +14,7 @@ a packed row has the losses of its parts. Logits are computed a chunk at a time:
 they are larger than the model.
 
 A plain Qwen3 is extended by the audio tokens first (`model.plain`, training/extend.py). With `lora`
-adapters are trained, and merged where the planner is exported.
+adapters are trained; they are exported merged, and by themselves as PEFT reads them.
 
     python -m train.planner --config configs/nano/planner.py
 """
@@ -48,6 +48,7 @@ from acestep_jax.training import state as state_lib
 from acestep_jax.training.recipes.planner import TrainPlanner
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Array, Key, Params
+from acestep_jax.weights import adapters
 
 Metrics = dict[str, Array]
 
@@ -276,8 +277,12 @@ def main(config: TrainPlanner) -> None:
 def export(
     config: TrainPlanner, begin: Start, trained: Params, frozen: Params, folder: pathlib.Path
 ) -> pathlib.Path:
-    """Writes the planner as safetensors with its tokenizer; adapters are merged into the base."""
+    """Writes the planner as safetensors with its tokenizer.
+
+    Adapters are merged into the base, and written by themselves for PEFT into `folder`/adapter.
+    """
     params = processes.whole(trained)
+    adapter = adapters.Adapter(config.adapter, params)
     if config.lora:
         variables = lora.collection(params, config.adapter.scale)
         params = lora.merge(processes.whole(frozen), variables).params
@@ -286,6 +291,8 @@ def export(
     network = weights.Network(begin.network.config, params)
     dtype = jnp.dtype(config.model.export_dtype)
     weights.save_qwen3(folder, network, causal=True, dtype=dtype)
+    if config.lora:
+        adapters.save_adapter(folder / "adapter", adapter, begin.network.config)
     for name in ("tokenizer_config.json", "chat_template.jinja"):
         if (begin.folder / name).exists():
             shutil.copyfile(begin.folder / name, folder / name)

@@ -167,15 +167,17 @@ def save_adapter(
     if layout == "diffusers":
         stored = {_PIPELINE_PREFIX + rename(name): tensor for name, tensor in tensors.items()}
         tensorfile.write_files(Path(folder), _PIPELINE_WEIGHTS, stored, metadata=header)
-    configs.write_json(Path(folder) / CONFIG, _config_to_json(adapter, targets))
+    # a DiT's is the release's; to PEFT, a planner must be a language model, or it cannot write
+    task = "CAUSAL_LM" if isinstance(config, Qwen3Config) else "FEATURE_EXTRACTION"
+    configs.write_json(Path(folder) / CONFIG, _config_to_json(adapter, targets, task))
 
 
-def _config_to_json(adapter: Adapter, targets: Sequence[str]) -> dict[str, Any]:
+def _config_to_json(adapter: Adapter, targets: Sequence[str], task: str) -> dict[str, Any]:
     """Writes what PEFT needs to know; what was read and means the same is kept."""
     spec = adapter.spec
     fresh = {
         "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",  # the release's
+        "task_type": task,
         "bias": "none",
         "inference_mode": True,
         "lora_alpha": _number(spec.alpha),

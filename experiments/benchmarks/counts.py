@@ -6,7 +6,7 @@ the time embeddings are not counted, so that the count over the time, as a share
 which the same machine multiplies square matrices, says how much of the time is not product.
 """
 
-from acestep_jax.nn.config import ModelConfig, TransformerSizes, VAEConfig
+from acestep_jax.nn.config import ModelConfig, Qwen3Config, TransformerSizes, VAEConfig
 from experiments.benchmarks.problem import Problem, Shapes, split_item
 
 _RESIDUAL_UNITS = 3  # a block of the VAE; each a convolution of 7 taps and one of a single tap
@@ -19,6 +19,8 @@ def count(problem: Problem, item: str) -> float:
     if name.startswith("vae"):
         one = _vae_encode if name == "vae_encode" else _vae_decode
         return problem.batch(item) * one(problem.vae_config, shapes.vae_frames)
+    if name == "planner":
+        return problem.batch(item) * _planner(problem.planner_config, shapes)
     config, tokens = problem.model_config, shapes.condition_tokens
     if name == "song":
         stages = (f"{stage}_b{problem.batch(item)}" for stage in ("condition_encoder", "dit_loop"))
@@ -110,6 +112,20 @@ def _detokenizer(config: ModelConfig, frames: int) -> float:
     embed = 2 * sizes.width * sizes.width
     out = 2 * window * sizes.width * config.audio_acoustic_hidden_dim
     return codes * (embed + unfold + out)
+
+
+def _planner(config: Qwen3Config, shapes: Shapes) -> float:
+    """A prompt and codes behind it; each sees all before, and half of the rows are scored."""
+    sizes, total = config.sizes, shapes.prompt_tokens + shapes.new_tokens
+    each = _projections(sizes, total, total) + _mlp(sizes, total)
+    scores = _scores(sizes, total * (total + 1) // 2)
+    head = 2 * shapes.new_tokens * sizes.width * (config.vocab_size - code_rows(config))
+    return config.num_hidden_layers * (each + scores) + head
+
+
+def code_rows(config: Qwen3Config) -> int:
+    """Gives the first row of the codes: 2,176 as in the nano planner, else half of the rows."""
+    return min(2176, config.vocab_size // 2)
 
 
 def _residual_units(length: int, width: int) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from acestep_jax.nn import vae as vae_lib
 from acestep_jax.nn.condition import ConditionEncoder
 from acestep_jax.nn.dit import DiT
+from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.nn.tokenizer import AudioTokenizer, Detokenizer
 from acestep_jax.ops import timesteps
 from acestep_jax.sampling import tiles
@@ -18,6 +19,7 @@ from acestep_jax.sampling.sampler import make_sampler
 from acestep_jax.typing import Array, Params
 from experiments.benchmarks.problem import Problem, draw_inputs, split_item
 from experiments.benchmarks.timing import Contestant, Run
+from experiments.planner import speed
 
 
 def contestant(problem: Problem, item: str) -> Contestant:
@@ -147,6 +149,15 @@ def _song(problem: Problem, item: str) -> Run:
     return run
 
 
+def _planner(problem: Problem, item: str) -> Run:
+    module = Qwen3(problem.planner_config, dtype=jnp.dtype(problem.dtype))
+    one = jnp.zeros((1, 2), jnp.int32)
+    params = _random_params(module, problem.seed, problem.dtype, one, method="score")
+    ids = draw_inputs(problem, item)["tokens"]
+    writer = speed.Ours(module, params, ids)
+    return lambda: jax.block_until_ready(writer.codes(problem.shapes.new_tokens))
+
+
 def _decoder(problem: Problem) -> Callable[[Array], Array]:
     vae = vae_lib.VAE(problem.vae_config, dtype=jnp.dtype(problem.dtype))
     audio = jnp.zeros((1, problem.vae_config.hop, problem.vae_config.audio_channels))
@@ -165,4 +176,5 @@ _BUILDERS = {
     "vae_encode": _vae,
     "vae_decode": _vae,
     "song": _song,
+    "planner": _planner,
 }

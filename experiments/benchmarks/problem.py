@@ -1,8 +1,9 @@
 """What is timed: a file of sizes, the items it has networks for, and the arrays they read.
 
-A file holds the sections `dit` and `vae`, with the field names of the released `config.json`, and
-`shapes`, lengths that fall back on those of `Shapes`. A section that is missing takes its items
-with it. An item is a name of `ITEMS`, at the file's batch size, or name_b2, name_b4 ... at another.
+A file holds the sections `dit`, `vae` and `planner`, with the field names of the released
+`config.json`, and `shapes`, lengths that fall back on those of `Shapes`. A section that is missing
+takes its items with it. An item is a name of `ITEMS`, at the file's batch size, or name_b2, name_b4
+... at another.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from acestep_jax.nn import config as config_lib
+from acestep_jax.weights import configs
 
 ITEMS = {
     "dit_forward": ("dit",),
@@ -25,13 +27,19 @@ ITEMS = {
     "vae_encode": ("vae",),
     "vae_decode": ("vae",),
     "song": ("dit", "vae"),
+    "planner": ("planner",),
 }
 """Every item, and the sections of the file that it needs. `song` goes from encoded text to sound:
-conditions, all steps, and the decoding of what they gave."""
+conditions, all steps, and the decoding of what they gave. `planner` reads a prompt and writes a
+fixed number of audio codes; the other side is transformers with a static cache."""
 
-DEFAULT_ITEMS = (*ITEMS, "dit_forward_b2", "tokenizer_b2", "vae_decode_b2", "song_b2")
+DEFAULT_ITEMS = (
+    *(*ITEMS, "dit_forward_b2", "tokenizer_b2", "vae_decode_b2", "song_b2"),
+    "planner_b8",
+)
 """What is timed unless items are named: everything once, and what is cheap at batch 2 as well."""
 
+SECTIONS = ("dit", "vae", "planner")
 Inputs = Mapping[str, np.ndarray]
 
 
@@ -47,6 +55,8 @@ class Shapes:
     vae_frames: int = 250  # of the audio that the VAE encodes and decodes
     steps: int = 8
     shift: float = 3.0
+    prompt_tokens: int = 64  # of the planner
+    new_tokens: int = 256
 
     @property
     def condition_tokens(self) -> int:
@@ -62,6 +72,7 @@ class Problem:
       name: of the file.
       dit: its section `dit` as it stands, or None.
       vae: its section `vae`, or None.
+      planner: its section `planner`, or None.
       shapes: resolved lengths.
       seed: of weights and inputs.
       dtype: "float32" or "bfloat16".
@@ -71,6 +82,7 @@ class Problem:
     name: str
     dit: Mapping[str, Any] | None
     vae: Mapping[str, Any] | None
+    planner: Mapping[str, Any] | None = None
     shapes: Shapes = Shapes()
     seed: int = 0
     dtype: str = "float32"
@@ -87,6 +99,12 @@ class Problem:
         """Sizes of the autoencoder."""
         assert self.vae is not None
         return config_lib.vae_config_from_json(self.vae)
+
+    @property
+    def planner_config(self) -> config_lib.Qwen3Config:
+        """Sizes of the planner."""
+        assert self.planner is not None
+        return configs.read_qwen3_config(self.planner)
 
     def lacks(self, item: str) -> str | None:
         """Says why `item` cannot be timed with this file, or None."""
@@ -119,14 +137,14 @@ def read_problem(path: str | pathlib.Path) -> Problem:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict) or not (values.get("dit") or values.get("vae")):
-        raise ValueError(f"{path} must be an object with a section 'dit', 'vae' or both.")
+    sections = {name: values.get(name) for name in SECTIONS} if isinstance(values, dict) else {}
+    if not any(sections.values()):
+        raise ValueError(f"{path} must be an object with a section 'dit', 'vae' or 'planner'.")
     known = {field.name for field in dataclasses.fields(Shapes)}
     given = values.get("shapes") or {}
     return Problem(
         name=values.get("name", path.stem),
-        dit=values.get("dit"),
-        vae=values.get("vae"),
+        **sections,
         shapes=Shapes(**{name: value for name, value in given.items() if name in known}),
         **{name: values[name] for name in ("seed", "dtype", "threads") if name in values},
     )
@@ -152,6 +170,9 @@ def draw_inputs(problem: Problem, item: str) -> Inputs:
         return rng.standard_normal(shape, np.float32)
 
     name = split_item(item)[0]
+    if name == "planner":
+        ids = rng.integers(0, problem.planner_config.vocab_size, (batch, shapes.prompt_tokens))
+        return {"tokens": ids.astype(np.int32)}
     if name.startswith("vae"):
         vae = problem.vae_config
         if name == "vae_encode":

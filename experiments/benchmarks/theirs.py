@@ -17,11 +17,14 @@ from diffusers import (
 )
 from diffusers.pipelines.ace_step import modeling_ace_step
 from diffusers.utils import logging as diffusers_logging
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from acestep_jax.ops import timesteps
+from acestep_jax.weights import configs
 from experiments.benchmarks.ours import product_size
 from experiments.benchmarks.problem import Problem, draw_inputs, split_item
 from experiments.benchmarks.timing import Contestant, Run
+from experiments.planner import speed
 
 Call = Callable[[], Any]
 
@@ -212,6 +215,17 @@ def _song(problem: Problem, item: str, compiled: bool) -> Call:
     return run
 
 
+def _planner(problem: Problem, item: str, compiled: bool) -> Call:
+    """Lets transformers write as many tokens as we do, with its static cache."""
+    values = configs.qwen3_config_to_json(problem.planner_config, causal=True)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
+    return speed.transformers_call(
+        model.to(_device(), _dtype(problem)).eval(),
+        draw_inputs(problem, item)["tokens"],
+        problem.shapes.new_tokens,
+    )
+
+
 _BUILDERS: dict[str, Callable[[Problem, str, bool], Call]] = {
     "dit_forward": _dit_forward,
     "dit_loop": _dit_loop,
@@ -221,4 +235,5 @@ _BUILDERS: dict[str, Callable[[Problem, str, bool], Call]] = {
     "vae_encode": _vae_encode,
     "vae_decode": _vae_decode,
     "song": _song,
+    "planner": _planner,
 }

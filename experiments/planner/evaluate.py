@@ -1,15 +1,16 @@
 """Does the planner plan what it is asked for, and hear what a song is?
 
-    python -m experiments.planner.evaluate [--quick] [--planner FOLDER] [--shards FOLDERS]
+    python -m experiments.planner.evaluate [--quick] [--planner FOLDER] [--audio FOLDER]
 
-On songs that were not trained on, measured afresh:
+On songs whose tunes no training song has, rendered and encoded here, measured afresh:
 
 - blueprints: the share that is valid, with and without the grammar, and the share that has the
   tempo and the key that the caption names, against the captions of the other songs;
 - listening: from a song's codes, tempo within 4 % and the very key, against the other songs;
 - codes: cross-entropy a code, after the true thought, after an empty one, and of counted unigram
   and bigram models, with an interval over songs;
-- sound: the codes of one plan through detokenizer, DiT and autoencoder.
+- sound: codes of plans through detokenizer, DiT and autoencoder, beside the songs that the captions
+  describe and beside noise: loudness, distance of mean spectra, and whether the key is the plan's.
 
 The last line is one JSON object.
 """
@@ -20,16 +21,15 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import acestep_jax
-from acestep_jax.data import chat as chat_data
-from acestep_jax.data import sources
+from acestep_jax import compilation
 from acestep_jax.data.chat import Clip
 from acestep_jax.ops import logits as logits_lib
 from acestep_jax.sampling import decode
@@ -38,26 +38,18 @@ from acestep_jax.tasks.planning import blueprint, chat, think
 from acestep_jax.tasks.planning.blueprint import Blueprint
 from acestep_jax.tasks.planning.planner import Brief, Drawing, Planner
 from acestep_jax.tasks.request import Request
-from experiments.music import statistics
+from acestep_jax.training import sound as sound_lib
+from experiments.music import judges, statistics
+from experiments.planner import songs as songs_lib
 from experiments.planner.baselines import Counts
 
-SHIPPED = pathlib.Path(acestep_jax.__file__).parent / "assets/nano/planner"
 LYRIC_TOKENS = 256
 """Room for the lyrics of a clip; a smaller cache is read faster."""
+SECONDS = 20
+SONGS = 4
+"""So many are made into sound."""
 _BPM = re.compile(r"(\d{2,3}) ?bpm", re.IGNORECASE)
 _KEY = re.compile(r"\b([A-G][#b]?) (major|minor)\b")
-
-
-def clips_of(
-    songs: sources.Songs, count: int, seconds: int, keep: Callable[[Clip], bool]
-) -> list[Clip]:
-    """Cuts one clip of each of the first songs that `keep` takes."""
-    rng, clips = np.random.default_rng(0), []
-    for number in range(len(songs)):
-        clip = chat_data.cut_clip(songs.record(number), seconds, rng)
-        if keep(clip) and len(clips) < count:
-            clips.append(clip)
-    return clips
 
 
 # Blueprints ---------------------------------------------------------------------------------------
@@ -183,41 +175,70 @@ def _interval(values: np.ndarray, draws: int = 10_000) -> list[float]:
 # Sound --------------------------------------------------------------------------------------------
 
 
-def sound(planner: Planner, pipe: Pipeline, clip: Clip) -> dict[str, float]:
-    """Plans one song and makes it."""
-    request = Request(caption=clip.labels.captions[0], instrumental=True, duration=10.0)
-    (planned,) = think.plan_requests(planner, [request])
-    (song,) = pipe.generate([planned])
-    level = float(np.sqrt(np.mean(song.audio**2)))
-    return {"codes": len(planned.codes), "seconds": len(song.audio) / 48_000, "level": level}
+def sound(planner: Planner, pipe: Pipeline, clips: Sequence[Clip], heard: np.ndarray) -> dict:
+    """Plans songs from captions, makes them, and compares them with the songs described.
+
+    Args:
+      planner: writes metadata and codes.
+      pipe: makes songs of them.
+      clips: whose captions are asked for.
+      heard: sound of some real songs [N, W, 2].
+    """
+    asked = [
+        Request(caption=clip.labels.captions[0], instrumental=True, duration=10.0, seed=i)
+        for i, clip in enumerate(clips)
+    ]
+    planned = think.plan_requests(planner, asked)
+    made = np.stack([song.audio for song in pipe.generate(planned)])
+    noise = 0.1 * np.random.default_rng(0).standard_normal(made.shape).astype(np.float32)
+    key_judge = judges.load_key_judge()
+    in_key = sum(
+        key_judge.estimate(audio) == request.keyscale
+        for audio, request in zip(made, planned, strict=True)
+    )
+    return {
+        "songs": len(made),
+        "codes": [len(request.codes) for request in planned],
+        "made": sound_lib.measure(made, heard),
+        "noise": sound_lib.measure(noise, heard),
+        "real, loudness, dB": float(sound_lib.loudness(heard).mean()),
+        "in the plan's key": in_key / len(made),
+    }
+
+
+# The whole ----------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints a line a question, and everything as JSON last."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--planner", default=str(SHIPPED))
-    parser.add_argument("--shards", default="", help="with codes; empty: those embedded here")
-    parser.add_argument("--quick", action="store_true", help="fewer songs: minutes on two cores")
+    parser.add_argument("--planner", default="", help="its folder; empty: the shipped one")
+    parser.add_argument("--audio", type=pathlib.Path, default=songs_lib.FOLDER, help="of the songs")
+    parser.add_argument("--quick", action="store_true", help="24 songs, not 128")
+    parser.add_argument("--songs", type=int, help="another number of songs")
     parser.add_argument("--silent", action="store_true", help="leave the sound out")
     arguments = parser.parse_args(argv)
-    planner = dataclasses.replace(Planner.load(arguments.planner), lyric_tokens=LYRIC_TOKENS)
-    folders = sources.resolve_folders(arguments.shards)
-    train, held = sources.Songs(folders, "train"), sources.Songs(folders, "validation")
-    counts = Counts(
-        [chat_data.codes_of(record) for record in train.all_records()],
-        planner.vocabulary.num_codes,
-    )
-    count = 24 if arguments.quick else 200
-    clips = clips_of(held, count, 20, lambda clip: bool(clip.labels.bpm and clip.labels.keyscale))
-    result: dict[str, Any] = {"songs": len(clips), "codes": cross_entropy(planner, clips, counts)}
-    print("codes:", result["codes"], flush=True)
-    result["blueprints"] = blueprints(planner, clips)
-    print("blueprints:", result["blueprints"], flush=True)
-    result["listening"] = listening(planner, clips)
-    print("listening:", result["listening"], flush=True)
+    compilation.enable_cache()
+    start = time.perf_counter()
+    planner = Planner.load(think.find_planner(arguments.planner))
+    planner = dataclasses.replace(planner, lyric_tokens=LYRIC_TOKENS)
+    count = arguments.songs or (24 if arguments.quick else 128)
+    clips = songs_lib.cut_clips(songs_lib.held_out(count, arguments.audio), SECONDS)
+    counts = Counts(songs_lib.load_codes(), planner.vocabulary.num_codes)
+    result: dict[str, Any] = {"songs": len(clips)}
+    measures = {
+        "codes": lambda: cross_entropy(planner, clips, counts),
+        "blueprints": lambda: blueprints(planner, clips),
+        "listening": lambda: listening(planner, clips),
+    }
     if not arguments.silent:
-        result["sound"] = sound(planner, Pipeline.load("nano"), clips[0])
-        print("sound:", result["sound"], flush=True)
+        some = clips[:SONGS]
+        heard = songs_lib.hear([clip.labels.name for clip in some], folder=arguments.audio)
+        measures["sound"] = lambda: sound(planner, Pipeline.load("nano"), some, heard)
+    for name, measure in measures.items():
+        result[name] = measure()
+        print(f"{name}: {result[name]}", flush=True)
+    result["seconds"] = round(time.perf_counter() - start, 1)
     print(json.dumps(result))
     return result
 

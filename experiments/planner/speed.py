@@ -1,16 +1,19 @@
 """How many tokens a second does the planner write, and beside transformers?
 
-    python -m experiments.planner.speed [--preset planner_nano] [--batch 1 8]
+    python -m experiments.planner.speed [--preset planner_nano] [--batch 1 8] [--pinned]
                                        [--against transformers]
 
 Random weights at the preset's sizes. Timed are the loops that planning goes through, compiled and
-warm: a fixed number of audio codes (`codes`), and as many tokens without any grammar (`free`). With
-`--against`, transformers' `generate` with a static cache continues the same prompt by as many
-tokens, on the same weights and device, in turn in the same run.
+warm: a fixed number of audio codes (`codes`); a whole plan under the nano tokenizer's grammar
+(`plan`), and as many tokens with nothing ruled out (`free`). The grammar's overhead is the time of
+a plan over that of as many free tokens, less one. With `--against`, transformers' `generate` with a
+static cache continues the same prompt by as many tokens as there are codes, on the same weights and
+device, in turn in the same run.
 
 The last line is one JSON object. `limit` is the time that the device would need to read all weights
 and the cache once a token, over the time that codes took; the bandwidth is measured in the same
-run.
+run. With `--pinned` one core is used and its processor time is told, which nobody else's work
+enters.
 """
 
 import argparse
@@ -27,12 +30,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax import weights
+from acestep_jax.data.loader import NANO_TOKENIZER
 from acestep_jax.nn.config import PLANNERS
 from acestep_jax.nn.qwen3 import Qwen3
 from acestep_jax.ops import grammar as grammar_lib
 from acestep_jax.ops.logits import Rules
 from acestep_jax.sampling import decode
+from acestep_jax.tasks import tokens as tokens_lib
+from acestep_jax.tasks.planning import grammar
+from acestep_jax.tasks.planning.vocabulary import Vocabulary
 from acestep_jax.typing import Params
+from experiments.benchmarks import timing
 
 PROMPT, TOKENS = 64, 256
 
@@ -50,32 +58,84 @@ def random_params(module: Qwen3, dtype: str) -> Params:
     return tree.unflatten(drawn)
 
 
-def ours(module: Qwen3, params: Params, batch: int) -> dict[str, Callable[[], Any]]:
-    """Gives the calls to be timed; each writes TOKENS tokens an item."""
-    size = module.config.vocab_size
-    ids = np.random.default_rng(0).integers(0, 1000, (batch, PROMPT)).astype(np.int32)
-    prompts = decode.Prompts(ids, np.ones(ids.shape, bool))
-    keys, rules = jax.random.split(jax.random.key(1), batch), Rules(jnp.ones(batch))
-    span = decode.Span(min(2176, size // 2), size, 2)
-    exact = jnp.full(batch, TOKENS, jnp.int32)
-    tables = grammar_lib.unconstrained(size)
-    program = jnp.tile(jnp.asarray([[1 + grammar_lib.ANY, 1 + grammar_lib.END]]), (batch, 1))
+def draw_prompts(batch: int) -> np.ndarray:
+    """Draws tokens [B, PROMPT]."""
+    return np.random.default_rng(0).integers(0, 1000, (batch, PROMPT)).astype(np.int32)
 
-    def codes() -> Any:
+
+class Ours:
+    """The calls to be timed, on one set of random weights and prompts.
+
+    Attributes:
+      prompts: [B, T].
+      keys: one an item.
+      rules: temperature 1 and no filter, as transformers is asked.
+    """
+
+    def __init__(self, module: Qwen3, params: Params, ids: np.ndarray) -> None:
+        """Takes prompts [B, T]."""
+        self._network = (module, params)
+        self._size = module.config.vocab_size
+        self.prompts = decode.Prompts(ids, np.ones(ids.shape, bool))
+        self.keys = jax.random.split(jax.random.key(1), len(ids))
+        self.rules = Rules(jnp.ones(len(ids)))
+
+    def codes(self, tokens: int = TOKENS) -> Any:
+        """Writes audio codes: the second half of the vocabulary stands for them."""
+        exact = jnp.full(len(self.keys), tokens, jnp.int32)
+        span = decode.Span(min(2176, self._size // 2), self._size, 2)
         return decode.decode_codes(
-            module, params, prompts, keys, span, (exact, exact), rules, budget=TOKENS
+            *self._network,
+            self.prompts,
+            self.keys,
+            span,
+            (exact, exact),
+            self.rules,
+            budget=tokens,
         )
 
-    def free() -> Any:
+    def free(self, tokens: int) -> Any:
+        """Writes text with nothing ruled out."""
+        tables = grammar_lib.unconstrained(self._size)
+        return self._text(tables, [1 + grammar_lib.ANY, 1 + grammar_lib.END], tokens)
+
+    def plan(self, book: grammar.Book, tokens: int) -> Any:
+        """Writes plans under the grammar, which ends them."""
+        tables = jax.tree.map(jnp.asarray, book.tables)
+        return self._text(tables, book.program(skip=["genres"]), tokens)
+
+    def _text(self, tables: grammar_lib.Grammar, program: list[int], tokens: int) -> Any:
+        batch = len(self.keys)
+        programs = jnp.tile(jnp.asarray([program]), (batch, 1))
         zeros = jnp.zeros(batch, jnp.int32)
         return decode.decode_text(
-            module, params, prompts, keys, tables, program, zeros, rules, budget=TOKENS
+            *self._network,
+            self.prompts,
+            self.keys,
+            tables,
+            programs,
+            zeros,
+            self.rules,
+            budget=tokens,
         )
 
-    return {"codes": codes, "free": free}
+
+def ours(module: Qwen3, params: Params, batch: int) -> tuple[dict[str, Callable[[], Any]], int]:
+    """Gives the calls to be timed, and the tokens of the longest plan."""
+    own = Ours(module, params, draw_prompts(batch))
+    tokenizer = tokens_lib.load_tokenizer(str(NANO_TOKENIZER))
+    book = grammar.build(Vocabulary.of(tokenizer, module.config.vocab_size))
+    tables = own.plan(book, book.plan_tokens)
+    length = int(tables.lengths.max())
+    calls = {
+        "codes": own.codes,
+        "plan": functools.partial(own.plan, book, length),
+        "free": functools.partial(own.free, length),
+    }
+    return calls, length
 
 
-def theirs(module: Qwen3, params: Params, batch: int) -> dict[str, Callable[[], Any]]:
+def theirs(module: Qwen3, params: Params, batch: int, threads: int) -> dict[str, Callable[[], Any]]:
     """Gives transformers' `generate` on the same weights."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -83,10 +143,17 @@ def theirs(module: Qwen3, params: Params, batch: int) -> dict[str, Callable[[], 
     with tempfile.TemporaryDirectory() as folder:
         weights.save_qwen3(folder, weights.Network(module.config, params), causal=True)
         model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, getattr(torch, jnp.dtype(module.dtype).name)).eval()
-    ids = np.random.default_rng(0).integers(0, 1000, (batch, PROMPT))
-    prompt = torch.from_numpy(ids).to(device)
+    return {"transformers": transformers_call(model, draw_prompts(batch), TOKENS)}
+
+
+def transformers_call(model: Any, ids: np.ndarray, tokens: int) -> Callable[[], Any]:
+    """Lets a causal model of transformers continue prompts by exactly `tokens` drawn tokens."""
+    import torch
+
+    prompt = torch.from_numpy(ids.astype(np.int64)).to(model.device)
 
     def generate() -> Any:
         with torch.inference_mode():
@@ -95,37 +162,39 @@ def theirs(module: Qwen3, params: Params, batch: int) -> dict[str, Callable[[], 
                 attention_mask=torch.ones_like(prompt),
                 do_sample=True,
                 top_k=0,
-                max_new_tokens=TOKENS,
-                min_new_tokens=TOKENS,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
                 cache_implementation="static",
                 pad_token_id=0,
             ).cpu()
 
-    return {"transformers": generate}
+    return generate
 
 
-def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def measure(
+    calls: dict[str, Callable[[], Any]], repeats: int, clock: timing.Clock
+) -> dict[str, float]:
     """Times every call in turn, after one warm-up each; the median, in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(call())
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def bandwidth(megabytes: int = 256, repeats: int = 5) -> float:
+def bandwidth(clock: timing.Clock, megabytes: int = 256, repeats: int = 5) -> float:
     """Measures bytes a second of reading and writing a large array."""
     x = jnp.zeros(megabytes * 2**18, jnp.float32)
     step = jax.jit(lambda x: x + 1)
     x = jax.block_until_ready(step(x))
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         x = jax.block_until_ready(step(x))
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return 2 * x.nbytes / min(times)
 
 
@@ -145,26 +214,42 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--against", choices=["transformers"])
+    parser.add_argument("--pinned", action="store_true", help="one core, its processor time")
     arguments = parser.parse_args(argv)
+    clock = time.process_time if arguments.pinned else time.perf_counter
+    threads = timing.limit_threads(None, pinned=arguments.pinned)
     module = Qwen3(PLANNERS[arguments.preset], dtype=jnp.dtype(arguments.dtype))
     params = random_params(module, arguments.dtype)
-    speed = bandwidth()
+    speed = bandwidth(clock)
     report: dict[str, Any] = {"preset": arguments.preset, "bandwidth": speed, "batches": {}}
     for batch in arguments.batch:
-        calls = ours(module, params, batch)
+        calls, length = ours(module, params, batch)
         if arguments.against:
-            calls |= theirs(module, params, batch)
-        seconds = measure(calls, arguments.repeats)
-        rates = {name: batch * TOKENS / value for name, value in seconds.items()}
-        limit = bytes_a_token(module, params, batch) * TOKENS / speed / seconds["codes"]
-        row = {"tokens_a_second": rates, "limit": limit}
-        if arguments.against:
-            row["ratio"] = rates["codes"] / rates["transformers"]
-        report["batches"][batch] = row
-        print(f"batch {batch}: {row}", flush=True)
-    report["device"] = str(jax.devices()[0])
+            calls |= theirs(module, params, batch, threads)
+        seconds = measure(calls, arguments.repeats, clock)
+        report["batches"][batch] = summarise(seconds, batch, length, speed, module, params)
+        print(f"batch {batch}: {report['batches'][batch]}", flush=True)
+    report |= {
+        "device": str(jax.devices()[0]),
+        "clock": "processor" if arguments.pinned else "wall",
+    }
     print(json.dumps(report))
     return report
+
+
+def summarise(
+    seconds: dict[str, float], batch: int, length: int, speed: float, module: Qwen3, params: Params
+) -> dict[str, Any]:
+    """Turns seconds into tokens a second, and what follows from them."""
+    counts = {"plan": length, "free": length}
+    rates = {name: batch * counts.get(name, TOKENS) / value for name, value in seconds.items()}
+    limit = bytes_a_token(module, params, batch) * TOKENS / speed / seconds["codes"]
+    row: dict[str, Any] = {"tokens_a_second": rates, "limit": limit, "plan_tokens": length}
+    row["grammar_overhead"] = seconds["plan"] / seconds["free"] - 1
+    if "transformers" in rates:
+        row["ratio"] = rates["codes"] / rates["transformers"]
+        row["ratio_free"] = rates["free"] / rates["transformers"]
+    return row
 
 
 if __name__ == "__main__":
