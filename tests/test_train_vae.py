@@ -87,6 +87,7 @@ def test_latents_that_outgrow_the_kl_are_noticed_and_stop_the_run():
     train_vae.check_growth(dataclasses.replace(config, growth_limit=0.0), state)
 
 
+@pytest.mark.slow
 def test_the_full_size_recipe_traces_in_every_phase():
     config = base.get_config()
     networks = train_vae.build_networks(config)

@@ -21,6 +21,7 @@ def expected(trainer, tmp_path_factory):
     return faults.run_in_peace(trainer, folder / "run", ("--set", "keep=100"))
 
 
+@pytest.mark.slow  # tests/training/test_resume.py kills a run by default
 @pytest.mark.timeout(900)
 def test_a_killed_run_passes_if_it_goes_on_as_one_in_peace(trainer, expected, tmp_path):
     assert len({expected(step) for step in (1, 2, NUM_STEPS)}) == 3  # other states, other digests

@@ -25,7 +25,7 @@ SMALL = VAEConfig(
 
 def test_the_same_parameters_sing_the_same_songs_and_others_do_not(tmp_path):
     key, vae = jax.random.key(0), VAE(SMALL)
-    params = vae.init(key, np.zeros((1, 64, 2), np.float32), key)["params"]
+    params = jax.jit(vae.init)(key, np.zeros((1, 64, 2), np.float32), key)["params"]
     weights.save_vae(tmp_path, weights.Network(SMALL, params))
     plan = Samples(num_items=2, num_steps=2)
     model = Model(vae_weights=str(tmp_path))
