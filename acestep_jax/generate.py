@@ -15,6 +15,7 @@ times, by seeds that follow its own, and what the rewards of training prefer is 
 
 import argparse
 import math
+import os
 import pathlib
 import sys
 import time
@@ -79,13 +80,14 @@ def _run(said: argparse.Namespace, load: Callable[..., Pipeline]) -> None:
     requests, entries = _takes(said.best_of, requests, entries)
     if planner is not None and said.think is not None:
         requests, entries = _think(said, planner, requests, entries)
-    songs = pipe.generate(requests, settings=settings, progress=Bars())
+    made = pipe.stream(requests, settings=settings, progress=Bars())
     if said.best_of > 1:
-        best = _best(said, scores, pipe, planner, songs)
-        songs, entries = [songs[i] for i in best], [entries[i] for i in best]
-    for song, out, entry in zip(songs, outs, entries, strict=True):
-        songfiles.write_song(out, song, entry, arguments_lib.call(said))
-        print(f"{out}  {len(song.audio) / units.SAMPLE_RATE:.2f} s")
+        takes = dict(made)
+        best = _best(said, scores, pipe, planner, [takes[i] for i in range(len(takes))])
+        made, entries = enumerate(takes[i] for i in best), [entries[i] for i in best]
+    for i, song in made:  # each is written when it is done: what comes later may fail
+        songfiles.write_song(outs[i], song, entries[i], arguments_lib.call(said))
+        print(f"{outs[i]}  {len(song.audio) / units.SAMPLE_RATE:.2f} s", flush=True)
 
 
 def _load(said: argparse.Namespace, load: Callable[..., Pipeline]) -> Pipeline:
@@ -227,6 +229,11 @@ def _check_place(path: pathlib.Path, inside: pathlib.Path | None) -> None:
     existing = next(place for place in path.parents if place.exists())
     if path.is_dir() or not existing.is_dir():
         raise BadCall(f"{path} cannot be written: a folder, or a file in the way of one.")
+    longest = os.pathconf(existing, "PC_NAME_MAX") - len(songfiles.PARTIAL)
+    if any(len(os.fsencode(part)) > longest for part in path.parts):
+        raise BadCall(f"{show(str(path))} is too long a name; {longest} bytes fit.")
+    if not os.access(existing, os.W_OK):
+        raise BadCall(f"{path} cannot be written: {existing} is not ours to write in.")
 
 
 if __name__ == "__main__":

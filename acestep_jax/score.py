@@ -95,12 +95,8 @@ def _entry(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _comment(song: str) -> dict[str, Any]:
     """Reads what made a song from its file: text and codes, without other sounds."""
-    import soundfile
-
-    with soundfile.SoundFile(song) as file:
-        comment = file.comment
     try:
-        made = json.loads(comment)["request"]
+        made = json.loads(songfiles.read_comment(pathlib.Path(song)))["request"]
     except (ValueError, KeyError, TypeError):  # somebody else's file
         return {}
     known = {field.name for field in dataclasses.fields(Request)}

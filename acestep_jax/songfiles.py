@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import pathlib
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from acestep_jax.tasks.request import MAX_SECONDS, Request
 from acestep_jax.tasks.settings import show
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
+_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24"}
 _LONGEST_REFERENCE = 3600.0
 """Seconds: references are read whole, and half a minute of each is heard."""
 _LOUDEST = 2.0
@@ -168,6 +172,9 @@ def write_song(
 ) -> None:
     """Writes a song in the format of its ending, with what made it; never half a file.
 
+    Second by second: libsndfile 1.2.2 ends the process when it is given half a minute of Ogg at
+    once.
+
     Args:
       path: ends in one of FORMATS; folders are made.
       song: the finished song.
@@ -185,18 +192,28 @@ def write_song(
         "request": {name: value for name, value in entry.items() if name != "out"},
         "settings": dataclasses.asdict(song.settings),
     }
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
-        with soundfile.SoundFile(
-            partial, "w", units.SAMPLE_RATE, channels=2, format=FORMATS[path.suffix]
-        ) as file:
-            file.comment = json.dumps(made, ensure_ascii=False)
-            file.write(song.audio)
+        kind = dict(format=FORMATS[path.suffix], subtype=_SUBTYPES.get(path.suffix))
+        with soundfile.SoundFile(partial, "w", units.SAMPLE_RATE, channels=2, **kind) as file:
+            file.comment = json.dumps(made)  # in ASCII, which every format keeps
+            for start in range(0, len(song.audio), units.SAMPLE_RATE):
+                block = song.audio[start : start + units.SAMPLE_RATE]
+                file.write(_whole(block) if path.suffix in _SUBTYPES else block)
         partial.replace(path)
     except soundfile.LibsndfileError as error:  # a full disk, for instance
         raise BadCall(f"{path} cannot be written: {one_line(error)}.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _whole(block: np.ndarray) -> np.ndarray:
+    """Rounds to 24 bits in the upper part of int32: what was read from 16 bits goes back as it was.
+
+    The library's own conversion multiplies by one less than it divides by when reading.
+    """
+    steps = np.round(block.astype(np.float64) * 2**23).clip(-(2**23), 2**23 - 1)
+    return steps.astype(np.int32) << 8
 
 
 def read_made(path: pathlib.Path) -> dict[str, Any]:
@@ -205,12 +222,9 @@ def read_made(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       BadCall: if the file does not say.
     """
-    import soundfile
-
     try:
-        with soundfile.SoundFile(path) as file:
-            made = json.loads(file.comment)
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
+        made = json.loads(read_comment(path))
+    except (OSError, ValueError) as error:
         raise BadCall(f"{path} does not say what made it: {one_line(error)}.") from error
     kinds = {"call": list, "request": dict, "settings": dict}
     if not isinstance(made, dict) or not all(
@@ -218,3 +232,35 @@ def read_made(path: pathlib.Path) -> dict[str, Any]:
     ):
         raise BadCall(f"{path} does not say what made it; songs of this command do.")
     return made
+
+
+def read_comment(path: pathlib.Path) -> str:
+    """Reads a sound file's comment, "" where it has none.
+
+    Raises:
+      BadCall: if it is no sound file.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment or _riff_comment(path)
+    except soundfile.LibsndfileError as error:
+        raise BadCall(f"{path} cannot be read: {one_line(error)}.") from error
+
+
+def _riff_comment(path: pathlib.Path) -> str:
+    """Finds LIST/INFO/ICMT of a WAV; libsndfile writes it whole and reads 2,047 bytes at most."""
+    with path.open("rb") as file:
+        kind = file.read(12)
+        if (kind[:4], kind[8:]) != (b"RIFF", b"WAVE"):
+            return ""
+        while len(head := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", head)
+            if name == b"LIST":
+                file.seek(4, 1)  # INFO, whose chunks follow
+                continue
+            if name == b"ICMT":
+                return file.read(size).rstrip(b"\0").decode("utf-8", "replace")
+            file.seek(size + size % 2, 1)
+    return ""

@@ -47,7 +47,7 @@ def test_a_song_lies_in_its_file_with_what_made_it(tmp_path):
         (["--out", "a.flac", "--steps", "0"], "steps=0"),
         (["--out", "a.flac", "--requests", "a.yaml", "--bpm", "90"], "write bpm in it"),
         (["--out", "a.flac", "--again", "b.flac", "--seed", "1"], "leave out seed"),
-        (["--out", "a.flac", "--again", "pyproject.toml"], "does not say what made it"),
+        (["--out", "a.flac", "--again", "pyproject.toml"], "pyproject.toml cannot be read"),
         (["--out", "a.flac", "--lyrics", "la", "--lyrics_file", "b.txt"], "give one"),
     ],
 )
@@ -60,7 +60,7 @@ def test_what_cannot_be_done_is_one_clear_line(capsys, arguments, said):
     [
         (b"[]", "holds no request"),
         (b"caption: a", "no list of requests"),
-        (b"[{", "neither JSON nor YAML"),
+        (b"[{", "neither JSON (Expecting"),
         (b"\xff\xfe", "not UTF-8"),
         (b"[{captoin: a}]", "unknown fields ['captoin']"),
         (b'[{"caption": "a", "caption": "b"}]', "'caption' is given twice"),
@@ -72,6 +72,7 @@ def test_what_cannot_be_done_is_one_clear_line(capsys, arguments, said):
         (b"[{bpm: 1000}]", "bpm is 1000"),
         (b"[{out: ../a.flac}]", "leads out of"),
         (b"[{out: /etc/a.flac}]", "leads out of"),
+        (b"[{out: a.flac}, {out: " + b"long" * 63 + b".flac}]", "too long a name"),
         (b'[{"out": "a\\u0000.flac"}]', "is no name of a file"),
         (b"[{source: 3, task: cover}]", "by the name of its file, not by a int"),
         (b"[{source: none.wav, task: cover}]", "there is no sound file 'none.wav'"),
@@ -112,6 +113,22 @@ def test_a_sound_far_beyond_full_scale_is_refused_and_a_decoders_overshoot_is_no
     with pytest.raises(songfiles.BadCall, match="times full scale; scale it"):
         songfiles.read_sound(str(tmp_path / "loud.wav"))
     assert np.abs(songfiles.read_sound(str(tmp_path / "over.wav"))).max() == 1
+
+
+@pytest.mark.parametrize("ending", songfiles.FORMATS)
+def test_a_long_song_is_written_whole_in_every_format_with_text_of_every_plane(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    audio = np.zeros((40 * 48_000, 2), np.float32)
+    audio[:4800] = rng.integers(-(2**15), 2**15, (4800, 2)) / 2**15
+    song = pipeline.Song(audio, np.zeros((1, 64)), Request(), Settings())
+    entry = {"lyrics": "".join(chr(plane << 16 | 0xABCD) for plane in range(17)) + "\0\n" * 5000}
+    songfiles.write_song(tmp_path / f"a{ending}", song, entry, ["--preset", "nano"])
+    made = songfiles.read_made(tmp_path / f"a{ending}")
+    assert made["request"] == entry and made["call"] == ["--preset", "nano"]
+    samples, _ = soundfile.read(tmp_path / f"a{ending}", dtype="float32")
+    assert len(samples) == len(audio)
+    if ending in (".wav", ".flac"):  # 16 bits come back as they were
+        np.testing.assert_array_equal(samples, audio)
 
 
 def test_a_disk_that_is_full_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):

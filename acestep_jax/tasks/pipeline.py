@@ -14,7 +14,7 @@ that a program is compiled for travel as one batch.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -196,19 +196,40 @@ class Pipeline:
           BadRequest: if this model cannot do one of them, before anything is computed.
           ValueError: for a batch of no songs.
         """
+        songs = dict(
+            self.stream(requests, settings=settings, batch_size=batch_size, progress=progress)
+        )
+        return [songs[i] for i in range(len(requests))]
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        *,
+        settings: Settings | None = None,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Song]]:
+        """Makes songs as `generate` does, and gives each with its place when its batch is done."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; sample one song at once, or more.")
-        settings = settings or self.settings
         for request in requests:
             self.check(request)
-        tell = progress or (lambda *_: None)
-        songs: dict[int, Song] = {}
-        for group in _batches(requests, batch_size):
-            chosen = [requests[i] for i in group]
-            made = self._generate_batch(chosen, settings, tell)
-            songs |= dict(zip(group, made, strict=True))
-            tell("songs", len(songs), len(requests))
-        return [songs[i] for i in range(len(requests))]
+        groups = _batches(requests, batch_size)
+        return self._stream(requests, groups, settings or self.settings, progress or _nobody)
+
+    def _stream(
+        self,
+        requests: Sequence[Request],
+        groups: list[list[int]],
+        settings: Settings,
+        tell: Progress,
+    ) -> Iterator[tuple[int, Song]]:
+        done = 0
+        for group in groups:
+            songs = self._generate_batch([requests[i] for i in group], settings, tell)
+            done += len(group)
+            tell("songs", done, len(requests))
+            yield from zip(group, songs, strict=True)
 
     def check(self, request: Request) -> None:
         """Refuses what this model was not trained for, and prompts longer than it reads.
@@ -389,6 +410,10 @@ def _hold(first: Request, arrays: Inputs, steps: int) -> Hold:
         steps=min(round(share * steps), steps - 1),
         ramp=round(_CROSSFADE_FRAMES * share) or None,
     )
+
+
+def _nobody(stage: str, done: int, total: int) -> None:
+    """Is told, and does nothing."""
 
 
 def program_key(request: Request) -> tuple:
