@@ -12,6 +12,7 @@ that guidance and likelihood ratios subtract. Conversations are packed into rows
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data import shards, transforms
+from acestep_jax.data.songs.harmony import KEY_NAMES
 from acestep_jax.tasks import prompt
 from acestep_jax.tasks.planning import blueprint, chat
 from acestep_jax.tasks.planning.vocabulary import User, Vocabulary
@@ -46,6 +48,9 @@ class ChatSpec:
       no_caption: chance that a song to generate has lyrics alone.
       no_lyrics: chance that the user's text holds no lyrics.
       few_fields: chance that the thought before codes lacks caption and language.
+      retold: chance that a song is told in another key and tempo, where its codes are not read; one
+        to generate ends behind its thought then. Else few songs are learned by heart, and what a
+        caption asks for is never looked up in it.
     """
 
     length: int = 512
@@ -61,6 +66,7 @@ class ChatSpec:
     no_caption: float = 0.1
     no_lyrics: float = 0.1
     few_fields: float = 0.1
+    retold: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +154,13 @@ def converse(
     vocabulary: Vocabulary, clip: Clip, task: str, spec: ChatSpec, rng: np.random.Generator
 ) -> Conversation:
     """Makes a conversation of one of the four kinds."""
+    retold = task != "understand" and spec.retold > 0 and rng.random() < spec.retold
+    clip = retell(clip, rng) if retold else clip
     captions = clip.labels.captions or ("",)
     asked, written = (captions[int(rng.integers(len(captions)))] for _ in range(2))
+    asked = mention(asked, clip, rng) if retold else asked
     if task == "generate":
-        return _generate(vocabulary, clip, asked, written, spec, rng)
+        return _generate(vocabulary, clip, asked, written, spec, rng, plan_only=retold)
     thought = blueprint.write_cot(clip.metadata(written))
     user = {
         "understand": lambda: chat.understand_prompt(clip.codes),
@@ -174,6 +183,8 @@ def _generate(
     written: str,
     spec: ChatSpec,
     rng: np.random.Generator,
+    *,
+    plan_only: bool,
 ) -> Conversation:
     """Makes a song to generate; thoughts that are cut short are read, never trained on."""
     none, empty, bare, mute, few = rng.random(5) < (
@@ -183,6 +194,7 @@ def _generate(
         spec.no_lyrics,
         spec.few_fields,
     )
+    empty, few = empty and not plan_only, few and not plan_only
     lyrics = "" if mute else clip.lyrics
     user = chat.plan_negative(lyrics) if bare else chat.plan_prompt(asked, lyrics)
     if none or empty:
@@ -192,6 +204,9 @@ def _generate(
         metadata |= {"caption": None, "language": None}
     thought = chat.EMPTY_THOUGHT if empty else blueprint.write_cot(metadata)
     kind = CONTEXT if empty or few else THOUGHT
+    if plan_only:
+        answer = vocabulary.encode_prompt(_thought_parts(thought))
+        return _conversation(vocabulary.encode_prompt(user), (answer, kind))
     codes = [*vocabulary.code_tokens(clip.codes), vocabulary.stop]
     return _conversation(
         vocabulary.encode_prompt(user),
@@ -211,6 +226,38 @@ def _conversation(asked: list[int], *answers: tuple[list[int], int]) -> Conversa
         tokens += answer
         kinds += [kind] * len(answer)
     return Conversation(tokens, kinds)
+
+
+def retell(clip: Clip, rng: np.random.Generator) -> Clip:
+    """Tells a clip in another key, and at a tempo up to a fifth slower or a quarter faster.
+
+    Tempo and key are replaced in captions, too; words such as "slow" stay true enough. A clip
+    whose tempo or key is unknown is left as it is.
+    """
+    labels = clip.labels
+    if labels.bpm is None or labels.keyscale is None:
+        return clip
+    bpm = int(np.clip(round(labels.bpm * rng.uniform(0.8, 1.25)), 30, 300))  # a blueprint's range
+    tonic = KEY_NAMES[int(rng.integers(len(KEY_NAMES)))]
+    keyscale = f"{tonic} {labels.keyscale.split()[-1]}"
+    tempo = re.compile(rf"\b{labels.bpm}(?= ?bpm\b)", re.IGNORECASE)
+    captions = tuple(
+        tempo.sub(str(bpm), caption).replace(labels.keyscale, keyscale)
+        for caption in labels.captions
+    )
+    labels = dataclasses.replace(labels, bpm=bpm, keyscale=keyscale, captions=captions)
+    return dataclasses.replace(clip, labels=labels)
+
+
+def mention(caption: str, clip: Clip, rng: np.random.Generator) -> str:
+    """Names tempo and key behind a caption, each with even chances, unless it does so already."""
+    bpm, keyscale = clip.labels.bpm, clip.labels.keyscale
+    tempo, key = rng.random(2) < 0.5
+    if tempo and bpm is not None and "bpm" not in caption.lower():
+        caption += f", {bpm} BPM"
+    if key and keyscale is not None and keyscale not in caption:
+        caption += f", {keyscale}"
+    return caption
 
 
 def few_words(caption: str, rng: np.random.Generator) -> str:

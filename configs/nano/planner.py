@@ -17,12 +17,13 @@ def get_config(quick: bool = False) -> TrainPlanner:
     """Gives the run; `quick` takes two steps."""
     config = TrainPlanner(
         name="nano_planner",
-        num_steps=1500,
+        num_steps=1400,
         model=PlannerModel(preset="planner_nano"),
         chats=Chats(
             length=512,
             seconds=(10, 28),  # what the shards hold of a song
-            mixture=(("generate", 4.0), ("understand", 4.0), ("inspire", 1.0), ("format", 1.0)),
+            mixture=(("generate", 5.0), ("understand", 4.0), ("inspire", 1.0), ("format", 1.0)),
+            retold=0.5,  # so that tempo and key are looked up, not known by heart
         ),
         optimizer=Optimizer(
             name="muon",

@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--planner", default="", help="its folder; empty: the shipped one")
     parser.add_argument("--audio", type=pathlib.Path, default=songs_lib.FOLDER, help="of the songs")
-    parser.add_argument("--quick", action="store_true", help="24 songs, not 128")
+    parser.add_argument("--quick", action="store_true", help="24 songs, not 64")
     parser.add_argument("--songs", type=int, help="another number of songs")
     parser.add_argument("--silent", action="store_true", help="leave the sound out")
     arguments = parser.parse_args(argv)
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     start = time.perf_counter()
     planner = Planner.load(think.find_planner(arguments.planner))
     planner = dataclasses.replace(planner, lyric_tokens=LYRIC_TOKENS)
-    count = arguments.songs or (24 if arguments.quick else 128)
+    count = arguments.songs or (24 if arguments.quick else 64)
     clips = songs_lib.cut_clips(songs_lib.held_out(count, arguments.audio), SECONDS)
     counts = Counts(songs_lib.load_codes(), planner.vocabulary.num_codes)
     result: dict[str, Any] = {"songs": len(clips)}

@@ -51,6 +51,21 @@ def test_a_song_to_generate_has_thought_and_codes_in_the_assistants_turn():
     assert codes.endswith("<|im_end|>")
 
 
+def test_a_retold_song_is_asked_for_as_it_is_planned_and_has_no_codes():
+    clip, _ = talk("generate")
+    labels = dataclasses.replace(
+        clip.labels, bpm=84, keyscale="D minor", captions=("Folk in D minor, 84 BPM",)
+    )
+    clip = dataclasses.replace(clip, labels=labels)
+    spec, rng = dataclasses.replace(SPEC, retold=1.0), np.random.default_rng(3)
+    asked, thought, _, codes = parts(chat.converse(vocabulary(), clip, "generate", spec, rng))
+    fields = blueprint.parse_fields(blueprint.reasoning_of(thought))
+    assert (fields["bpm"], fields["keyscale"]) != (84, "D minor")
+    assert f"Folk in {fields['keyscale']}, {fields['bpm']} BPM\n" in asked and codes == ""
+    heard = parts(chat.converse(vocabulary(), clip, "understand", spec, rng))[1]
+    assert "bpm: 84\n" in heard and "keyscale: D minor\n" in heard  # what the codes sound like
+
+
 @pytest.mark.parametrize("task", ["understand", "inspire", "format"])
 def test_other_tasks_answer_with_thought_and_lyrics(task):
     _, one = talk(task)

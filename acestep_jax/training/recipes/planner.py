@@ -50,6 +50,7 @@ class Chats:
     no_caption: float = 0.1  # chance that a song is asked for by lyrics alone
     no_lyrics: float = 0.1  # chance that it is asked for without lyrics
     few_fields: float = 0.1  # chance that the thought lacks caption and language
+    retold: float = 0.0  # chance of another key and tempo, where no codes are read
 
     def __post_init__(self) -> None:
         known = ("generate", "understand", "inspire", "format")
@@ -59,7 +60,7 @@ class Chats:
         require(sum(w for _, w in self.mixture) > 0, "chats.mixture has no positive weight.")
         low, high = self.seconds
         require(10 <= low <= high <= 600, f"chats.seconds={self.seconds}; use 10 <= a <= b <= 600.")
-        for name in ("no_input", "no_thought", "no_caption", "no_lyrics", "few_fields"):
+        for name in ("no_input", "no_thought", "no_caption", "no_lyrics", "few_fields", "retold"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"chats.{name}={value} must lie in [0, 1].")
 
