@@ -25,11 +25,10 @@ import tokenizers
 from acestep_jax import units
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE, Posterior
-from acestep_jax.ops import corrections, editing, flow, levels
-from acestep_jax.sampling import buckets, sampler, schedule, tiles
+from acestep_jax.ops import editing, levels
 from acestep_jax.sampling import flow as sampling_flow
-from acestep_jax.sampling.steering import Hold
-from acestep_jax.tasks import adapted, condition, inputs, loading, timbre
+from acestep_jax.sampling import sampler, schedule, tiles
+from acestep_jax.tasks import adapted, batching, condition, inputs, loading, timbre
 from acestep_jax.tasks.adapted import AnyAdapter
 from acestep_jax.tasks.condition import Conditions
 from acestep_jax.tasks.inputs import Inputs, Sounds
@@ -42,10 +41,8 @@ Progress = Callable[[str, int, int], None]
 
 _SPLICE_SECONDS = 0.05
 """Ramp of the final splice where repainting keeps most; the release's."""
-_CROSSFADE_FRAMES = 25
-"""The same in latents."""
-_SOUND, _RETAKE = 1 << 20, 1 << 21
-"""Folded into a song's key: apart from each other and from the steps'."""
+_SOUND = 1 << 20
+"""Folded into a song's key for what its sounds draw: apart from the steps' and a retake's."""
 _NANO_SETTINGS = Settings(steps=50, shift=3.0, rule="cfg", guidance=2.0)
 """What the nano teacher was measured with; stronger guidance leaves the data's range."""
 
@@ -214,7 +211,7 @@ class Pipeline:
             raise ValueError(f"batch_size={batch_size}; sample one song at once, or more.")
         for request in requests:
             self.check(request)
-        groups = _batches(requests, batch_size)
+        groups = batching.group(requests, batch_size)
         return self._stream(requests, groups, settings or self.settings, progress or _nobody)
 
     def _stream(
@@ -251,9 +248,10 @@ class Pipeline:
         self, requests: list[Request], settings: Settings, tell: Progress
     ) -> list[Song]:
         count, sounds = len(requests), []
+        heard: dict[tuple, np.ndarray] = {}
         for request in requests:
             tell("listen", len(sounds), count)
-            sounds.append(self.listen(request))
+            sounds.append(self.listen(request, heard))
         tell("listen", count, count)
         arrays = inputs.make_inputs(
             requests,
@@ -284,14 +282,17 @@ class Pipeline:
 
         Latents are drawn from the posterior, as in the release, but by a key.
         """
+        return _draw(self.moments(audio), key)
+
+    def moments(self, audio: np.ndarray) -> np.ndarray:
+        """Encodes audio [W, 2] to mean and deviation of the latents, [floor(W / 1920), 2 C]."""
         params = self.place(self.vae_params)
 
         def moments(tile: Array) -> Array:
             posterior = _encode(self.vae, params, tile)
             return jnp.concatenate([posterior.mean, posterior.std], axis=-1)
 
-        mean, std = np.split(tiles.encode_tiled(moments, audio[None])[0], 2, axis=-1)
-        return mean + std * np.asarray(jax.random.normal(key, mean.shape))
+        return tiles.encode_tiled(moments, audio[None])[0]
 
     def render(self, latents: Array) -> Array:
         """Decodes latents [B, T, C] to audio [B, 1920 T, 2] at once; gradients pass."""
@@ -302,8 +303,14 @@ class Pipeline:
         decode = functools.partial(_decode, self.vae, self.place(self.vae_params))
         return tiles.decode_tiled(decode, latents[None])[0]
 
-    def listen(self, request: Request) -> Sounds:
-        """Encodes the source and the references of a request."""
+    def listen(self, request: Request, heard: dict[tuple, np.ndarray] | None = None) -> Sounds:
+        """Encodes the source and the references of a request.
+
+        Args:
+          request: the song.
+          heard: moments of sources that were encoded already, extended by this one: takes of one
+            source, the same array, hear it once and draw each its own latents.
+        """
         key = jax.random.fold_in(jax.random.key(request.seed), _SOUND)
         frames = self.networks.config.timbre_fix_frame
         rng = np.random.default_rng(request.seed)
@@ -313,7 +320,11 @@ class Pipeline:
         )
         if request.source is None:
             return Sounds(None, references)
-        return Sounds(self.encode(inputs.extended_source(request), key), references)
+        heard = {} if heard is None else heard
+        own = (id(request.source), request.added_seconds)
+        if own not in heard:
+            heard[own] = self.moments(inputs.extended_source(request))
+        return Sounds(_draw(heard[own], key), references)
 
     def conditions(self, arrays: Inputs) -> Conditions:
         """Makes what the DiT reads."""
@@ -336,10 +347,10 @@ class Pipeline:
             later = (plain.tokens, plain.mask, plain.context)
             steering = dataclasses.replace(steering, switch_step=int(steps * first.cover_strength))
         if first.task == "repaint":
-            steering = dataclasses.replace(steering, hold=_hold(first, arrays, steps))
+            steering = dataclasses.replace(steering, hold=batching.make_hold(first, arrays, steps))
         return sampler.make_sampler(self.networks.dit, step=settings.step())(
             self.place(self.params["dit"]),
-            _start(first, arrays, made, settings, keys, float(times[0])),
+            batching.draw_start(first, arrays, made, settings, keys, float(times[0])),
             made.tokens,
             made.mask,
             made.context,
@@ -366,6 +377,12 @@ class Pipeline:
         return np.asarray(editing.crossfade(clipped[None], source[None], mask, ramp))[0]
 
 
+def _draw(moments: np.ndarray, key: Key) -> np.ndarray:
+    """Draws latents [T, C] from mean and deviation [T, 2 C]."""
+    mean, std = np.split(moments, 2, axis=-1)
+    return mean + std * np.asarray(jax.random.normal(key, mean.shape))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(vae: VAE, params: Params, audio: Array) -> Posterior:
     return vae.apply({"params": params}, audio, method="encode")
@@ -385,55 +402,5 @@ def _conditions(
     )
 
 
-def _start(
-    first: Request, arrays: Inputs, made: Conditions, settings: Settings, keys: Key, level: float
-) -> Array:
-    """Draws the state that sampling starts from: noise, or what is covered under noise."""
-    frames, channels = arrays.source_latents.shape[1:]
-    noise = sampling_flow.initial_noise(keys, frames, channels)
-    if settings.retake:
-        retakes = jax.vmap(lambda key: jax.random.fold_in(key, _RETAKE + settings.retake_seed))
-        other = sampling_flow.initial_noise(retakes(keys), frames, channels)
-        noise = corrections.mix_noise(noise, other, settings.retake)
-    if first.cover_noise:  # the source as it is, or what given codes stand for
-        covered = made.context[..., :channels] if first.codes else arrays.target_latents
-        noise = flow.interpolate(jnp.asarray(covered), noise, level)
-    return noise
-
-
-def _hold(first: Request, arrays: Inputs, steps: int) -> Hold:
-    """Says what repainting keeps, and for how long: never after the last step, which is data."""
-    share = KEEPING[first.keeping]
-    return Hold(
-        edit_mask=jnp.asarray(arrays.span_mask),
-        source=jnp.asarray(arrays.target_latents),
-        steps=min(round(share * steps), steps - 1),
-        ramp=round(_CROSSFADE_FRAMES * share) or None,
-    )
-
-
 def _nobody(stage: str, done: int, total: int) -> None:
     """Is told, and does nothing."""
-
-
-def program_key(request: Request) -> tuple:
-    """Lists what songs of one batch agree in: length, parts of the program, shared strengths."""
-    return (
-        buckets.frame_bucket(inputs.num_frames(request)),
-        request.task == "repaint" and request.keeping,
-        bool(request.codes),
-        request.cover_strength,
-        request.cover_noise,
-    )
-
-
-def _batches(requests: Sequence[Request], batch_size: int) -> list[list[int]]:
-    """Groups requests, by index, into batches of one program."""
-    groups: dict[tuple, list[int]] = {}
-    for i, request in enumerate(requests):
-        groups.setdefault(program_key(request), []).append(i)
-    return [
-        group[start : start + batch_size]
-        for group in groups.values()
-        for start in range(0, len(group), batch_size)
-    ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acestep_jax import units
-from acestep_jax.tasks import inputs, pipeline
+from acestep_jax.tasks import batching, inputs
 from acestep_jax.tasks.request import BadRequest, Request
 from tests import tiny, tiny_pipeline
 
@@ -112,10 +112,18 @@ def test_codes_show_through_the_noise_as_a_source_does(pipe):
     )
     made, keys = pipe.conditions(arrays), jax.random.split(jax.random.key(0), 1)
     clean, noisy = (
-        pipeline._start(request, arrays, made, FAST, keys, level) for level in (0.0, 0.5)
+        batching.draw_start(request, arrays, made, FAST, keys, level) for level in (0.0, 0.5)
     )
     np.testing.assert_array_equal(clean, made.context[..., :CHANNELS])
     assert np.abs(clean).max() > 0 and np.abs(noisy - clean).max() > 0.1
+
+
+def test_takes_of_one_source_hear_it_once_and_draw_each_their_own(pipe, source):
+    takes = [Request(task="cover", source=source, seed=seed) for seed in (1, 2)]
+    heard = {}
+    first, second = (pipe.listen(take, heard).source for take in takes)
+    assert len(heard) == 1 and np.abs(first - second).max() > 0.01
+    np.testing.assert_array_equal(second, pipe.listen(takes[1]).source)
 
 
 def test_sound_longer_than_a_tile_is_encoded_in_tiles(pipe):
