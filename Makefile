@@ -84,13 +84,20 @@ $(WORK)/.tasks: $(WORK)/.dit
 $(WORK)/.tokenizer: $(WORK)/.tasks
 	$(RUN) -m train.tokenizer --config configs/nano/tokenizer.py --workdir $(WORK)/tokenizer \
 	  $(call START,tasks)
+	@touch $@
+
+$(WORK)/.covers: $(WORK)/.tokenizer
+	$(RUN) -m train.dit --config configs/nano/dit_covers.py --workdir $(WORK)/covers \
+	  $(call START,tokenizer)
 	mkdir -p $(NANO)/acestep-v15-nano
-	cp -r $(WORK)/tokenizer/export/model/. $(NANO)/acestep-v15-nano
+	cp -r $(WORK)/covers/export/model/. $(NANO)/acestep-v15-nano
 	cp -r $(WORK)/tasks/export/text_encoder/. $(NANO)/text_encoder
 	@touch $@
 
-$(WORK)/distill/report.html: $(WORK)/.tokenizer
+$(WORK)/distill/report.html: $(WORK)/.covers
 	$(RUN) -m train.distill --config configs/nano/distill.py --workdir $(WORK)/distill
+	$(RUN) -m acestep_jax.weights $(WORK)/distill/export/model $(NANO)/acestep-v15-nano \
+	  $(NANO)/acestep-v15-nano-turbo --name ../acestep-v15-nano
 
 # One environment, extended by stamps: each says which extras are in.
 $(VENV)/bin/python:
