@@ -6,7 +6,8 @@ Half of the cases call the pipeline, half run the command, with the shipped nano
 steps. Requests start as ones that can be done, of every task; fields are then replaced by values
 out of range, reversed, of the wrong type, by text of every Unicode plane or lyrics of ten minutes;
 sounds are empty, a single sample, not finite, silent, mono or of eight channels, at 8 to 192 kHz,
-cut off anywhere, or no sound at all.
+cut off anywhere, or no sound at all. Files of requests are damaged, nested without end, or lists
+that repeat themselves a billion times; options, adapters and places of files are at times odd too.
 
 A case passes if it ends in whole, finite sound of the length that was asked for, or in an error
 that we raise on purpose, with nothing left on the disk. Case i of a seed is the same in every run:
