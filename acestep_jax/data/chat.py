@@ -23,6 +23,7 @@ from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data import shards, transforms
 from acestep_jax.data.songs.harmony import KEY_NAMES
+from acestep_jax.ops import fsq
 from acestep_jax.tasks import prompt
 from acestep_jax.tasks.planning import blueprint, chat
 from acestep_jax.tasks.planning.vocabulary import User, Vocabulary
@@ -51,6 +52,9 @@ class ChatSpec:
       retold: chance that a song is told in another key and tempo, where its codes are not read; one
         to generate ends behind its thought then. Else few songs are learned by heart, and what a
         caption asks for is never looked up in it.
+      jitter: chance that a code which a listener reads moves by one level in one of its digits:
+        few songs are recognised by their very codes else.
+      levels: of the tokenizer's digits, the first one moves fastest; needed for `jitter`.
     """
 
     length: int = 512
@@ -67,6 +71,8 @@ class ChatSpec:
     no_lyrics: float = 0.1
     few_fields: float = 0.1
     retold: float = 0.0
+    jitter: float = 0.0
+    levels: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +169,7 @@ def converse(
         return _generate(vocabulary, clip, asked, written, spec, rng, plan_only=retold)
     thought = blueprint.write_cot(clip.metadata(written))
     user = {
-        "understand": lambda: chat.understand_prompt(clip.codes),
+        "understand": lambda: chat.understand_prompt(jitter(clip.codes, spec, rng)),
         "inspire": lambda: chat.inspire_prompt(
             few_words(asked, rng), instrumental=clip.lyrics == prompt.INSTRUMENTAL
         ),
@@ -247,6 +253,18 @@ def retell(clip: Clip, rng: np.random.Generator) -> Clip:
     )
     labels = dataclasses.replace(labels, bpm=bpm, keyscale=keyscale, captions=captions)
     return dataclasses.replace(clip, labels=labels)
+
+
+def jitter(codes: Sequence[int], spec: ChatSpec, rng: np.random.Generator) -> list[int]:
+    """Moves some codes to neighbours: one digit by one level, within its range."""
+    moved = np.asarray(codes)
+    if not spec.jitter or not spec.levels:
+        return moved.tolist()
+    digit = rng.integers(len(spec.levels), size=len(moved))
+    levels, place = np.asarray(spec.levels)[digit], fsq.basis(spec.levels)[digit]
+    value = moved // place % levels
+    step = np.clip(value + rng.choice((-1, 1), len(moved)), 0, levels - 1) - value
+    return (moved + (rng.random(len(moved)) < spec.jitter) * step * place).tolist()
 
 
 def mention(caption: str, clip: Clip, rng: np.random.Generator) -> str:

@@ -51,6 +51,8 @@ class Chats:
     no_lyrics: float = 0.1  # chance that it is asked for without lyrics
     few_fields: float = 0.1  # chance that the thought lacks caption and language
     retold: float = 0.0  # chance of another key and tempo, where no codes are read
+    jitter: float = 0.0  # chance that a code that is listened to moves to a neighbour
+    levels: tuple[int, ...] = ()  # of the tokenizer's digits, as in its fsq_input_levels
 
     def __post_init__(self) -> None:
         known = ("generate", "understand", "inspire", "format")
@@ -60,7 +62,12 @@ class Chats:
         require(sum(w for _, w in self.mixture) > 0, "chats.mixture has no positive weight.")
         low, high = self.seconds
         require(10 <= low <= high <= 600, f"chats.seconds={self.seconds}; use 10 <= a <= b <= 600.")
-        for name in ("no_input", "no_thought", "no_caption", "no_lyrics", "few_fields", "retold"):
+        require(
+            not self.jitter or bool(self.levels),
+            "chats.jitter needs chats.levels, the tokenizer's fsq_input_levels.",
+        )
+        dropped = ("no_input", "no_thought", "no_caption", "no_lyrics", "few_fields")
+        for name in (*dropped, "retold", "jitter"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"chats.{name}={value} must lie in [0, 1].")
 
