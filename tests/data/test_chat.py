@@ -66,6 +66,15 @@ def test_a_retold_song_is_asked_for_as_it_is_planned_and_has_no_codes():
     assert "bpm: 84\n" in heard and "keyscale: D minor\n" in heard  # what the codes sound like
 
 
+def test_jitter_moves_a_code_by_one_level_of_one_digit():
+    spec, codes = dataclasses.replace(SPEC, jitter=0.5, levels=(8, 5, 5, 5)), np.arange(1000)
+    steps = np.array(chat.jitter(codes, spec, np.random.default_rng(0))) - codes
+    assert set(steps.tolist()) == {0, 1, -1, 8, -8, 40, -40, 200, -200}
+    # half are chosen, and of the digits at an end half of those stay: 0.5 (1 - mean of 1 / levels)
+    assert np.mean(steps != 0) == pytest.approx(0.41, abs=0.05)
+    assert chat.jitter(codes, SPEC, np.random.default_rng(0)) == codes.tolist()
+
+
 @pytest.mark.parametrize("task", ["understand", "inspire", "format"])
 def test_other_tasks_answer_with_thought_and_lyrics(task):
     _, one = talk(task)
