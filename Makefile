@@ -50,7 +50,7 @@ WORK := runs/nano
 START = --set model.weights=$(WORK)/$(1)/export/model \
   --set model.text_weights=$(WORK)/$(1)/export/text_encoder
 
-nano: $(WORK)/distill/report.html
+nano: $(WORK)/distill/report.html $(WORK)/.planner
 
 $(WORK)/.audio: $(VENV)/.installed-nano
 	$(RUN) -m acestep_jax.data.make --data_dir data --stages fetch render
@@ -84,6 +84,17 @@ $(WORK)/.tasks: $(WORK)/.dit
 $(WORK)/.tokenizer: $(WORK)/.tasks
 	$(RUN) -m train.tokenizer --config configs/nano/tokenizer.py --workdir $(WORK)/tokenizer \
 	  $(call START,tasks)
+	@touch $@
+
+$(WORK)/.codes: $(WORK)/.tokenizer
+	$(RUN) -m acestep_jax.data.add_codes --shards data/shards/own --out data/shards/codes \
+	  --model $(WORK)/tokenizer/export/model --shifts 5
+	@touch $@
+
+$(WORK)/.planner: $(WORK)/.codes
+	$(RUN) -m train.planner --config configs/nano/planner.py --workdir $(WORK)/planner
+	mkdir -p $(NANO)/acestep-5Hz-lm-nano
+	cp -r $(WORK)/planner/export/. $(NANO)/acestep-5Hz-lm-nano
 	@touch $@
 
 $(WORK)/.covers: $(WORK)/.tokenizer

@@ -4,7 +4,7 @@ Method:   flow matching as in configs/nano/dit_tasks.py; sources of covers pass 
           Joint training (configs/nano/tokenizer.py) moves the hints under the DiT and is short: it
           left a DiT that did as well without hints as with them. Now the codes stand still. The
           text encoder does too: it has learned what captions say.
-Command:  python -m train.dit --config configs/nano/dit_covers.py    (after configs/nano/tokenizer.py)
+Command:  python -m train.dit --config configs/nano/dit_covers.py    (after tokenizer.py)
 Cost:     2,400 steps of 16 x 5.12 s; 53 minutes of processor time on two busy cores.
 Expect:   held-out error of covers 0.907 before, 0.876 after (text2music 0.906 and 0.895), so hints
           are worth 0.019 where they were worth nothing; onsets of a cover fit its source's twice as
