@@ -5,8 +5,9 @@
 Held-out prompts; the reference is the teacher with 50 guided steps. For the student with 4, 6 and 8
 steps at shifts 1, 2 and 3, and the undistilled teacher with 8: the energy distance of latent
 windows and the Frechet distance of log-mel statistics to the reference, the first also as a ratio
-to the undistilled teacher's; then the diversity of seeds. All with 95 % intervals over prompts
-(measures.py); the teacher against itself, from other noise, shows how small a distance can be.
+to the undistilled teacher's; then the diversity of seeds, and how often tempo and key are those of
+the prompt (adherence.py). All with 95 % intervals over prompts (measures.py); the teacher against
+itself, from other noise, shows how small a distance can be.
 `--quick` takes 32 prompts. The last line is one JSON object.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from acestep_jax import compilation
 from acestep_jax.typing import Params
-from experiments.distill import measures, players
+from experiments.distill import adherence, measures, players
 from experiments.distill.measures import Distances, Interval, Moments
 
 STEPS, SHIFTS = (8, 6, 4), (1.0, 2.0, 3.0)
@@ -101,7 +102,8 @@ def evaluate(
         share = {"ratio": rounded(ratio(pairs, undistilled[shift]))}
         rows.append({"system": "student", "steps": steps, "shift": shift, **numbers, **share})
         print(line(rows[-1]), flush=True)
-    return {"rows": rows, "diversity": diversity(stage, student, reference)}
+    found = {"rows": rows, "diversity": diversity(stage, student, reference)}
+    return found | ({"adherence": adherent(stage, student, reference)} if reference.mel else {})
 
 
 def diversity(stage: players.Stage, student: Params, reference: Reference) -> list[float]:
@@ -113,6 +115,25 @@ def diversity(stage: players.Stage, student: Params, reference: Reference) -> li
     return rounded(measures.bootstrap(lambda w: measures.diversity(ours, theirs, w), count))
 
 
+def adherent(
+    stage: players.Stage, student: Params, reference: Reference
+) -> dict[str, dict[str, Any]]:
+    """Compares how often tempo and key are those asked for: 8 steps at shift 3, and the teacher."""
+    made = {"teacher": reference.songs, "student": players.sample(stage, student, 8, 3.0, seed=2)}
+    hits = {name: adherence.hits(players.decode(z), stage.asked) for name, z in made.items()}
+    return {
+        name: {
+            "count": [float(np.isfinite(hits["teacher"][name]).sum())],
+            "teacher": rounded(adherence.share(hits["teacher"][name])),
+            "student": rounded(adherence.share(hits["student"][name])),
+            "difference": rounded(
+                adherence.difference(hits["student"][name], hits["teacher"][name])
+            ),
+        }
+        for name in ("tempo", "key")
+    }
+
+
 def verdict(found: Mapping[str, Any]) -> dict[str, bool]:
     """Holds the numbers against the targets: half the distance at 8 steps, diversity kept."""
     eight = [row for row in found["rows"] if row["system"] == "student" and row["steps"] == 8]
@@ -121,6 +142,9 @@ def verdict(found: Mapping[str, Any]) -> dict[str, bool]:
             row["ratio"][0] <= TARGET_RATIO for row in eight
         ),
         "diversity kept": found["diversity"][0] >= TARGET_DIVERSITY,
+    } | {
+        f"{name} as asked, no worse than the teacher": row["difference"][2] >= 0
+        for name, row in found.get("adherence", {}).items()
     }
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from acestep_jax.data import transforms
 from acestep_jax.nn.model import Networks
 from acestep_jax.training import compare, models
 from acestep_jax.training import scene as scene_lib
@@ -15,6 +16,8 @@ from acestep_jax.training.config import Data, Model
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Params
+from experiments.distill import adherence
+from experiments.distill.adherence import Asked
 
 TEACHER = "asset:nano/acestep-v15-nano"
 STUDENT = "asset:nano/acestep-v15-nano-turbo"
@@ -31,11 +34,13 @@ class Stage(NamedTuple):
       networks: the modules, which they share.
       teacher: DiT parameters.
       scenes: conditions, batch by batch.
+      asked: tempo and key that each prompt names.
     """
 
     networks: Networks
     teacher: Params
     scenes: list[Scene]
+    asked: list[Asked]
 
 
 def open_stage(teacher: str, prompts: int, batch: int = 16, shards: str = "") -> Stage:
@@ -51,9 +56,12 @@ def open_stage(teacher: str, prompts: int, batch: int = 16, shards: str = "") ->
     data = Data(shards=shards, batch_size=batch, num_frames=128)
     batches = models.open_batches(Distill(name="evaluate", model=model, data=data), "validation")
     encode = jax.jit(lambda params, songs: scene_lib.encode(loaded.networks, params, songs))
-    places = (jax.tree.map(jnp.asarray, next(batches)) for _ in range(prompts // batch))
-    scenes = [encode(loaded.params, songs) for songs in places]
-    return Stage(loaded.networks, loaded.params["dit"], scenes)
+    songs = [next(batches) for _ in range(prompts // batch)]
+    scenes = [encode(loaded.params, jax.tree.map(jnp.asarray, batch)) for batch in songs]
+    reader = transforms.load_tokenizer(str(models.tokenizer_folder(model)))
+    texts = [text for batch in songs for text in reader.batch_decode(batch.text_tokens)]
+    asked = [adherence.read_prompt(text) for text in texts]
+    return Stage(loaded.networks, loaded.params["dit"], scenes, asked)
 
 
 def load_student(where: str) -> Params:

@@ -6,13 +6,14 @@ import pathlib
 import numpy as np
 import pytest
 
+from acestep_jax.tasks import prompt
 from acestep_jax.training.overrides import override
 from configs.nano import distill as recipe
-from experiments.distill import dots, evaluate, measures, runner
+from experiments.distill import adherence, dots, evaluate, measures, runner
 from experiments.distill.measures import Moments
 
 FOLDER = pathlib.Path(runner.__file__).parent
-SHARED = {"__init__", "dots", "evaluate", "measures", "players", "ring", "runner"}
+SHARED = {"__init__", "dots", "evaluate", "measures", "adherence", "players", "ring", "runner"}
 ABLATIONS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SHARED)
 
 
@@ -97,6 +98,27 @@ def test_a_student_nearer_than_half_passes_and_another_fails():
 
     assert all(found(0.3, 0.95).values())
     assert not any(found(0.6, 0.8).values())
+
+
+def test_prompts_are_read_as_the_pipeline_writes_them():
+    text = prompt.caption_prompt("a song in A minor", bpm=93, keyscale="F# minor", duration=5.0)
+    assert adherence.read_prompt(text) == (93.0, "F# minor")
+    assert adherence.read_prompt(prompt.caption_prompt("bpm: 90", duration=5.0)) == (None, None)
+
+
+def test_adherence_counts_the_prompts_that_ask_and_pairs_the_systems():
+    seconds = np.arange(6 * 48_000) / 48_000
+    clicks = 0.5 * (seconds % 0.5 < 0.01) * np.sin(2 * np.pi * 1000 * seconds)
+    audio = np.stack([np.stack([clicks, clicks], axis=-1)] * 3)
+    found = adherence.hits(
+        audio,
+        [adherence.Asked(120.0, None), adherence.Asked(87.0, None), adherence.read_prompt("")],
+    )
+    np.testing.assert_array_equal(found["tempo"], [1, 0, np.nan])
+    assert np.isnan(found["key"]).all()
+    np.testing.assert_allclose(adherence.share(found["tempo"]).value, 0.5)
+    other = np.array([0.0, 0.0, np.nan])
+    np.testing.assert_allclose(adherence.difference(other, found["tempo"]).value, -0.5)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
