@@ -2,7 +2,8 @@
 
 An ablation is a file with a question, and a line a variant: a name and the fields of the nano
 recipe that it changes, as `--set` would. Variants of one seed see the same songs and begin at the
-same networks. A run that stopped goes on where it was; a measured one is not run again.
+same networks. A run that stopped goes on where it was; a measured one is not run again, and the
+recipe itself, which most questions compare with, is trained once a seed for all of them.
 
     python -m experiments.distill.shift_law [--quick] [--seeds 0 1 2] [--variants joint]
 
@@ -15,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -69,12 +71,25 @@ def plan(changes: Sequence[str], seed: int, workdir: pathlib.Path, quick: bool) 
     return dataclasses.replace(config, workdir=str(workdir))
 
 
+def place(folder: pathlib.Path, changes: Sequence[str], seed: int, quick: bool) -> pathlib.Path:
+    """Names the folder of a run by what it changes, so that questions share their runs."""
+    name = re.sub(r"[^\w.,=-]", "_", "+".join(changes)) or "recipe"
+    return folder / ("quick" if quick else "") / f"{name}-{seed}"
+
+
 def train(config: Distill) -> float:
-    """Runs a variant to its end, or what is left of it; gives processor seconds."""
-    begin = time.process_time()
-    cli.prepare_workdir(config)
-    distill.main(config)
-    return time.process_time() - begin
+    """Runs a variant to its end, or what is left of it; gives processor seconds.
+
+    A run that has ended is left as it is; its seconds are read. What a stopped run took is lost.
+    """
+    done = pathlib.Path(config.workdir) / "seconds"
+    if not done.exists():
+        begin = time.process_time()
+        cli.prepare_workdir(config)
+        distill.main(config)
+        shutil.rmtree(done.parent / "checkpoints", ignore_errors=True)
+        files.write_atomically(done, f"{time.process_time() - begin:.1f}")
+    return float(done.read_text())
 
 
 class Judge:
@@ -175,7 +190,7 @@ def main(ablation: Ablation, arguments: Sequence[str] | None = None) -> list[dic
     options = parser.parse_args(arguments)
     compilation.enable_cache()
     seeds = options.seeds[:1] if options.quick else options.seeds
-    results = options.runs / "quick" if options.quick else options.results
+    results = options.runs / "quick" / "results" if options.quick else options.results
     known = results / f"{ablation.name}.json"
     rows = json.loads(known.read_text()) if known.exists() else []
     judge = Judge(ablation.grid, options.quick)
@@ -183,14 +198,12 @@ def main(ablation: Ablation, arguments: Sequence[str] | None = None) -> list[dic
         for name in options.variants:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            quick = "-quick" if options.quick else ""
-            workdir = options.runs / f"{ablation.name}-{name.replace(' ', '_')}-{seed}{quick}"
-            config = plan(ablation.variants[name], seed, workdir, options.quick)
-            seconds = train(config)
+            changes = ablation.variants[name]
+            workdir = place(options.runs, changes, seed, options.quick)
+            seconds = train(plan(changes, seed, workdir, options.quick))
             measured = judge(str(workdir / "export" / "model"))
             rows.append({"variant": name, "seed": seed, "seconds": seconds, "measures": measured})
             keep(ablation, rows, results)
-            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
             print(json.dumps(rows[-1]), flush=True)
     print(table(ablation, rows))
     print(json.dumps(rows))

@@ -14,7 +14,7 @@ ABLATION = runner.Ablation(
     variants={
         "fixed 1": ("shift_law=1",),
         "fixed 3": ("shift_law=3",),
-        "joint": ("shift_law=joint",),
+        "joint": (),
         "continuous": ("shift_law=continuous",),
     },
     grid=players.grid((8,), (1.0, 1.5, 2.0, 3.0, 5.0)),

@@ -166,3 +166,21 @@ def test_a_plot_has_a_dot_and_a_bar_a_row():
     drawn = dots.dot_plot("A & B", [dots.Row("a", 0.5, 0.2, 0.9), dots.Row("b", 1.5, 1.0, 2.0)])
     assert drawn.count("<circle") == 2 and "A &amp; B" in drawn
     assert 'stroke="#888"' in drawn  # where both would be equal
+
+
+def test_runs_have_one_folder_if_and_only_if_they_are_the_same():
+    modules = [importlib.import_module(f"experiments.distill.{name}") for name in ABLATIONS]
+    variants = [changes for m in modules for changes in m.ABLATION.variants.values()]
+    folder = pathlib.Path("runs")
+    places = [runner.place(folder, changes, 0, False) for changes in variants]
+    configs = [override(recipe.get_config(), list(changes)) for changes in variants]
+    assert len(set(places)) == len(set(configs)) == len(set(zip(places, configs, strict=True)))
+    assert places.count(folder / "recipe-0") > 4, "most questions compare with the recipe"
+    assert runner.place(folder, (), 1, False) != runner.place(folder, (), 0, False)
+
+
+def test_a_run_that_ended_is_not_trained_again(tmp_path):
+    (tmp_path / "seconds").write_text("12.5")
+    config = runner.plan((), 0, tmp_path, True)
+    assert runner.train(config) == 12.5
+    assert list(tmp_path.iterdir()) == [tmp_path / "seconds"]
