@@ -14,7 +14,7 @@ ABLATION = runner.Ablation(
     variants={
         "1": ("critic_steps=1",),
         "2": ("critic_steps=2",),
-        "5": ("critic_steps=5",),
+        "5": (),
         "3, fake rate 6e-4": ("critic_steps=3", "fake.peak_lr=6e-4"),
         "5, discriminator rate 3e-4": ("discriminator.peak_lr=3e-4",),
     },
