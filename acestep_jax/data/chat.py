@@ -12,7 +12,6 @@ that guidance and likelihood ratios subtract. Conversations are packed into rows
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data import shards, transforms
+from acestep_jax.data.rows import RowBatches
 from acestep_jax.data.songs.harmony import KEY_NAMES
 from acestep_jax.ops import fsq
 from acestep_jax.tasks import prompt
@@ -246,13 +246,7 @@ def retell(clip: Clip, rng: np.random.Generator) -> Clip:
     bpm = int(np.clip(round(labels.bpm * rng.uniform(0.8, 1.25)), 30, 300))  # a blueprint's range
     tonic = KEY_NAMES[int(rng.integers(len(KEY_NAMES)))]
     keyscale = f"{tonic} {labels.keyscale.split()[-1]}"
-    tempo = re.compile(rf"\b{labels.bpm}(?= ?bpm\b)", re.IGNORECASE)
-    captions = tuple(
-        tempo.sub(str(bpm), caption).replace(labels.keyscale, keyscale)
-        for caption in labels.captions
-    )
-    labels = dataclasses.replace(labels, bpm=bpm, keyscale=keyscale, captions=captions)
-    return dataclasses.replace(clip, labels=labels)
+    return dataclasses.replace(clip, labels=labels_lib.retold(labels, bpm, keyscale))
 
 
 def jitter(codes: Sequence[int], spec: ChatSpec, rng: np.random.Generator) -> list[int]:
@@ -323,7 +317,7 @@ def pack(conversations: Sequence[Conversation], length: int, padding: int) -> di
     return row
 
 
-class ChatBatches:
+class ChatBatches(RowBatches[ChatBatch]):
     """An endless iterator over `ChatBatch`; row n depends on the seed, the songs and n alone."""
 
     def __init__(
@@ -349,26 +343,13 @@ class ChatBatches:
         Raises:
           ValueError: if the processes cannot share a batch, or no song is long enough.
         """
-        if batch_size % process[1]:
-            raise ValueError(f"{batch_size} rows cannot be shared by {process[1]} processes.")
+        super().__init__(ChatBatch, batch_size, process)
         long = units.FRAME_RATE * spec.seconds[0]
         self._chosen = [i for i, frames in enumerate(songs.frames) if frames >= long]
         if not self._chosen:
             raise ValueError(f"no song lasts {spec.seconds[0]} s; shorten the clips (seconds).")
         self._songs, self._vocabulary, self.spec = songs, vocabulary, spec
-        self._seed, self._size, self._process = seed, batch_size, process
-        self._position = 0
-
-    def __iter__(self) -> "ChatBatches":
-        return self
-
-    def __next__(self) -> ChatBatch:
-        index, count = self._process
-        size = self._size // count
-        first = self._position * self._size + index * size
-        rows = [self.row(number) for number in range(first, first + size)]
-        self._position += 1
-        return ChatBatch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        self._seed = seed
 
     def row(self, number: int) -> dict[str, np.ndarray]:
         """Makes one row: conversations until the next one does not fit."""
@@ -397,14 +378,6 @@ class ChatBatches:
             f"{_TRIES} conversations in a row are longer than {self.spec.length} tokens; "
             "lengthen the rows or shorten the clips."
         )
-
-    def get_state(self) -> dict[str, Any]:
-        """Gives the position: batches handed out."""
-        return {"position": self._position}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a position."""
-        self._position = int(state["position"])
 
 
 class SyntheticCodes:

@@ -92,6 +92,16 @@ class SongLabels:
         return "\n".join(line.text for line in self.lines)
 
 
+def retold(labels: SongLabels, bpm: int, keyscale: str) -> SongLabels:
+    """Tells a song at another tempo and in another key, in its captions too."""
+    tempo = re.compile(rf"\b{labels.bpm}(?= ?bpm\b)", re.IGNORECASE)
+    captions = tuple(
+        tempo.sub(str(bpm), caption).replace(labels.keyscale or keyscale, keyscale)
+        for caption in labels.captions
+    )
+    return dataclasses.replace(labels, bpm=bpm, keyscale=keyscale, captions=captions)
+
+
 _NUMBER = (int, float)
 
 

@@ -28,7 +28,7 @@ from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.training.recipes.dit import TrainDiT
 from acestep_jax.typing import Array, Params
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 ASSETS = pathlib.Path(acestep_jax.__file__).parent / "assets"
 _ASSET = "asset:"
 _NANO_TEXT_ENCODER = "asset:nano/text_encoder"
@@ -187,7 +187,7 @@ def export(
         weights.save_model(folder / name, package, layout=layout, dtype=dtype)
     weights.save_qwen3(folder / "text_encoder", text, dtype=dtype)
     for file in tokenizer_folder(config).iterdir():
-        if file.name in _TOKENIZER_FILES:
+        if file.name in TOKENIZER_FILES:
             shutil.copyfile(file, folder / "text_encoder" / file.name)
 
 
@@ -198,7 +198,7 @@ def tokenizer_folder(config: Model) -> pathlib.Path:
       FileNotFoundError: if the weights have none beside them.
     """
     folder = weights.resolve(locate(config.text_weights or _NANO_TEXT_ENCODER))
-    if not (folder / _TOKENIZER_FILES[0]).exists():
+    if not (folder / TOKENIZER_FILES[0]).exists():
         raise FileNotFoundError(f"{folder} has no tokenizer.json; a text encoder needs its own.")
     return folder
 

@@ -1,0 +1,293 @@
+"""Teaches a text encoder to read: tempo, key, metre and the words of a caption.
+
+The release conditions on Qwen3-Embedding, which was trained on texts for years of processor time;
+the state of a prompt's last token holds what the prompt says. A small family has no such model,
+and flow matching is a poor teacher of reading: "1", "2" and "0" mean a tempo only to who already
+makes music in time, and there is no music in time before tempi are understood. So a small text
+encoder is taught first. From the last token's state h, linear heads must tell
+
+    tempo   cross-entropy with  p(b) ~ exp(-(log b - log bpm)^2 / 2 width^2)  over 30 <= b <= 300
+    key     cross-entropy over 24 keys
+    metre   cross-entropy over 2, 3, 4 and 6 beats a bar
+    words   binary cross-entropy of every entry of the vocabulary: is it in the prompt?       (1)
+
+and the sum is minimised. Tempo, key and metre are drawn anew for every prompt (data/facts.py). A
+fact that the prompt leaves out is not asked for. The heads are thrown away.
+
+    python -m train.text_encoder --config configs/nano/text_encoder.py
+"""
+
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+
+from acestep_jax import weights
+from acestep_jax.data import facts, labels, sources
+from acestep_jax.data.facts import UNTOLD, FactBatch, FactBatches, FactSpec
+from acestep_jax.data.loader import NANO_TOKENIZER
+from acestep_jax.nn.config import TEXT_ENCODERS, Qwen3Config
+from acestep_jax.nn.qwen3 import Qwen3
+from acestep_jax.ops import losses
+from acestep_jax.tasks import tokens as tokens_lib
+from acestep_jax.training import cli, loop, models, optim, processes
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import state as state_lib
+from acestep_jax.training.recipes.text_encoder import TrainTextEncoder
+from acestep_jax.training.state import TrainState
+from acestep_jax.typing import Array, Key, Params
+
+Metrics = dict[str, Array]
+SLOWEST, FASTEST = labels.BPM_RANGE
+RARE = 4.0
+"""Logarithm of the odds against a word; a prompt has some 40 of 2,176."""
+
+
+class Setting(NamedTuple):
+    """What a step needs besides state and batch: the run, and the text encoder."""
+
+    config: TrainTextEncoder
+    module: Qwen3
+
+
+# The loss -----------------------------------------------------------------------------------------
+
+
+def init_heads(key: Key, width: int, vocabulary: int) -> Params:
+    """Draws the linear heads that read a state of `width` channels: {name: kernel and bias}."""
+    sizes = {
+        "tempo": FASTEST - SLOWEST + 1,
+        "key": len(facts.KEYS),
+        "metre": len(facts.METRES),
+        "words": vocabulary,
+    }
+    keys = jax.random.split(key, len(sizes))
+    heads = {
+        name: {"kernel": jax.random.normal(k, (width, size)) / width**0.5, "bias": jnp.zeros(size)}
+        for k, (name, size) in zip(keys, sizes.items(), strict=True)
+    }
+    heads["words"]["bias"] -= RARE  # or the first thousand steps would learn that words are rare
+    return heads
+
+
+def read(module: Qwen3, params: Params, batch: FactBatch) -> dict[str, Array]:
+    """Reads the prompts: the logits [B, N] of every head from the state of each last token."""
+    states = module.apply({"params": params["encoder"]}, batch.tokens, mask=batch.mask)
+    last = jnp.sum(batch.mask, axis=1) - 1
+    h = jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+    return {name: h @ head["kernel"] + head["bias"][None] for name, head in params["heads"].items()}
+
+
+def tempo_target(bpm: Array, width: float) -> Array:
+    """Gives the distribution over tempi SLOWEST ... FASTEST that counts as right: [B] -> [B, N]."""
+    known = jnp.log(jnp.arange(SLOWEST, FASTEST + 1))[None]
+    asked = jnp.log(jnp.maximum(bpm, 1))[:, None]
+    return jax.nn.softmax(-0.5 * ((known - asked) / width) ** 2, axis=-1)
+
+
+def words_target(batch: FactBatch, vocabulary: int) -> Array:
+    """Tells which tokens stand in each prompt: [B, V] of 0 and 1."""
+    rows = jnp.arange(batch.tokens.shape[0])[:, None]
+    present = jnp.zeros((batch.tokens.shape[0], vocabulary))
+    return present.at[rows, batch.tokens].max(batch.mask.astype(present.dtype))
+
+
+def fact_losses(logits: dict[str, Array], batch: FactBatch, width: float) -> Metrics:
+    """Evaluates each term of (1), the mean over the prompts that tell it."""
+    words = words_target(batch, logits["words"].shape[-1])
+    each = {
+        "tempo": optax.softmax_cross_entropy(logits["tempo"], tempo_target(batch.bpm, width)),
+        "key": _cross_entropy(logits["key"], batch.key),
+        "metre": _cross_entropy(logits["metre"], batch.metre),
+    }
+    told = {"tempo": batch.bpm, "key": batch.key, "metre": batch.metre}
+    means = {name: losses.masked_mean(e, told[name] != UNTOLD) for name, e in each.items()}
+    # summed over the vocabulary: what is told in nats, as the other terms are
+    bits = jnp.sum(optax.sigmoid_binary_cross_entropy(logits["words"], words), axis=-1)
+    return means | {"words": jnp.mean(bits)}
+
+
+def _cross_entropy(logits: Array, classes: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(classes, 0))
+
+
+def reading_loss(trained: Params, setting: Setting, batch: FactBatch) -> tuple[Array, Metrics]:
+    """Evaluates (1).
+
+    Args:
+      trained: {"encoder", "heads"}.
+      setting: configuration and module.
+      batch: prompts and facts.
+    """
+    config = setting.config
+    logits = read(setting.module, trained, batch)
+    terms = fact_losses(logits, batch, config.tempo_width)
+    loss = terms["tempo"] + terms["key"] + terms["metre"] + config.word_weight * terms["words"]
+    return loss, {"loss": loss} | {f"loss/{name}": value for name, value in terms.items()}
+
+
+def hits(logits: dict[str, Array], batch: FactBatch) -> Metrics:
+    """Counts right answers among those told: tempo within 2 %, key and metre exactly."""
+    tempo = SLOWEST + jnp.argmax(logits["tempo"], axis=-1)
+    right = {
+        "tempo": jnp.abs(tempo / jnp.maximum(batch.bpm, 1) - 1) <= 0.02,
+        "key": jnp.argmax(logits["key"], axis=-1) == batch.key,
+        "metre": jnp.argmax(logits["metre"], axis=-1) == batch.metre,
+    }
+    told = {"tempo": batch.bpm, "key": batch.key, "metre": batch.metre}
+    return {name: losses.masked_mean(hit, told[name] != UNTOLD) for name, hit in right.items()}
+
+
+# Steps: the only jit of the file ------------------------------------------------------------------
+
+
+def make_state(config: TrainTextEncoder, trained: Params) -> TrainState:
+    """Makes the state before the first step; copies, as training donates what it holds."""
+    optimizer = optim.make_optimizer(config.optimizer, config.num_steps, trained)
+    params = {"reader": jax.tree.map(jnp.copy, trained)}
+    key = jax.random.key(config.seed)
+    return state_lib.init_state(key, params, {"reader": optimizer}, {"reader": config.optimizer})
+
+
+def make_train_step(
+    setting: Setting, trained: Params, places: TrainState | None = None
+) -> Callable[[TrainState, FactBatch], tuple[TrainState, Metrics]]:
+    """Compiles (state, batch) -> (state, metrics); the state is donated.
+
+    Args:
+      setting: configuration and module.
+      trained: what is trained, or its shapes.
+      places: where the state lives (`mesh.state_shardings`); None for one device.
+    """
+    config = setting.config
+    optimizer = optim.make_optimizer(config.optimizer, config.num_steps, trained)
+
+    def train_step(state: TrainState, batch: FactBatch) -> tuple[TrainState, Metrics]:
+        loss = functools.partial(reading_loss, setting=setting, batch=batch)
+        state, metrics = state_lib.value_and_update(
+            state, "reader", loss, optimizer, config.optimizer
+        )
+        return state_lib.advance(state), metrics
+
+    shardings = {} if places is None else {"out_shardings": (places, None)}
+    return jax.jit(train_step, donate_argnums=0, **shardings)
+
+
+def make_held_out(setting: Setting, mesh: jax.sharding.Mesh) -> Callable[[Params], dict]:
+    """Gives trained -> losses and shares of right answers on captions of held-out songs."""
+    config = setting.config
+
+    @jax.jit
+    def evaluate(trained: Params, batch: FactBatch) -> Metrics:
+        logits = read(setting.module, trained, batch)
+        terms = fact_losses(logits, batch, config.tempo_width)
+        right = {f"right/{name}": share for name, share in hits(logits, batch).items()}
+        return terms | right
+
+    def held_out(trained: Params) -> dict[str, float]:
+        batches = open_batches(config, "validation")
+        placed = (mesh_lib.place_batch(next(batches), mesh) for _ in range(config.eval_batches))
+        tables = [evaluate(trained, batch) for batch in placed]
+        return {
+            f"eval/{name}": float(sum(t[name] for t in tables)) / len(tables) for name in tables[0]
+        }
+
+    return held_out
+
+
+# The run, in the order it happens -----------------------------------------------------------------
+
+
+def open_encoder(config: TrainTextEncoder) -> weights.Network[Qwen3Config]:
+    """Loads the text encoder, or draws its parameters."""
+    if config.model.weights:
+        return weights.load_qwen3(models.locate(config.model.weights))
+    sizes = TEXT_ENCODERS[config.model.preset]
+    init = jax.jit(functools.partial(Qwen3(sizes).init))
+    params = init(jax.random.key(config.seed), jnp.zeros((1, 2), jnp.int32))["params"]
+    return weights.Network(sizes, params)
+
+
+def tokenizer_folder(config: TrainTextEncoder) -> pathlib.Path:
+    """Finds the tokenizer beside the weights; the nano family's without weights."""
+    where = models.locate(config.model.weights) or NANO_TOKENIZER
+    return weights.resolve(where)
+
+
+def open_batches(config: TrainTextEncoder, split: str) -> FactBatches:
+    """Opens the captions of a split."""
+    if config.data.shards == "synthetic":
+        songs: sources.SongSource = sources.Synthetic(128, seed=config.seed)
+    else:
+        songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
+    return FactBatches(
+        songs,
+        tokens_lib.load_tokenizer(str(tokenizer_folder(config))),
+        FactSpec(**vars(config.facts)),
+        seed=config.seed + (split != "train"),
+        batch_size=config.data.batch_size,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+
+def main(config: TrainTextEncoder) -> None:
+    """Trains, evaluates, and exports the averaged weights."""
+    mesh = mesh_lib.make_mesh(config.mesh)
+    begin = open_encoder(config)
+    sizes = begin.config
+    heads = init_heads(
+        jax.random.fold_in(jax.random.key(config.seed), 1), sizes.hidden_size, sizes.vocab_size
+    )
+    trained = {"encoder": begin.params, "heads": heads}
+    setting = Setting(config, Qwen3(sizes))
+    batches = open_batches(config, "train")
+
+    with jax.set_mesh(mesh), loop.Loop(config) as run:
+        init = functools.partial(make_state, config, trained)
+        shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
+        state, start = run.restore_or_init(init, shardings, batches)
+        places = shardings(jax.eval_shape(init))
+        train_step = run.counted(make_train_step(setting, trained, places))
+        held_out = make_held_out(setting, mesh)
+
+        for step in run.steps(start):
+            batch = mesh_lib.place_batch(next(batches), mesh)
+            state, metrics = train_step(state, batch)
+            run.end_step(step, state, metrics, batches)
+            if config.eval_every and (step + 1) % config.eval_every == 0:
+                run.metrics.note(step + 1, held_out(state.best("reader")))
+
+        best = state.best("reader")
+        numbers = held_out(best)
+        run.metrics.note(config.num_steps, numbers)
+        export(config, weights.Network(sizes, best["encoder"]), run.workdir / "export")
+        logging.warning(
+            "Right on held-out captions: tempo %.2f, key %.2f, metre %.2f; saved in %s.",
+            *(numbers[f"eval/right/{name}"] for name in ("tempo", "key", "metre")),
+            run.workdir / "export" / "text_encoder",
+        )
+
+
+def export(
+    config: TrainTextEncoder, encoder: weights.Network[Qwen3Config], folder: pathlib.Path
+) -> None:
+    """Writes the text encoder as safetensors, with its tokenizer, into `folder`/text_encoder."""
+    params = processes.whole(encoder.params)
+    if jax.process_index() != 0:
+        return
+    folder = folder / "text_encoder"
+    network = weights.Network(encoder.config, params)
+    weights.save_qwen3(folder, network, dtype=jnp.dtype(config.model.export_dtype))
+    for name in models.TOKENIZER_FILES:
+        if (tokenizer_folder(config) / name).exists():
+            shutil.copyfile(tokenizer_folder(config) / name, folder / name)
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="configs/nano/text_encoder.py")
