@@ -72,8 +72,14 @@ $(WORK)/.shards: $(WORK)/.levels
 	$(RUN) -m acestep_jax.data.make --data_dir data --stems --stages prepare embed
 	@touch $@
 
-$(WORK)/.dit: $(WORK)/.shards
-	$(RUN) -m train.dit --config configs/nano/dit.py --workdir $(WORK)/dit
+$(WORK)/.text: $(WORK)/.shards
+	$(RUN) -m train.text_encoder --config configs/nano/text_encoder.py --workdir $(WORK)/text
+	cp -r $(WORK)/text/export/text_encoder/. $(NANO)/text_encoder
+	@touch $@
+
+$(WORK)/.dit: $(WORK)/.text
+	$(RUN) -m train.dit --config configs/nano/dit.py --workdir $(WORK)/dit \
+	  --set model.text_weights=$(WORK)/text/export/text_encoder
 	@touch $@
 
 $(WORK)/.tasks: $(WORK)/.dit
@@ -102,7 +108,6 @@ $(WORK)/.covers: $(WORK)/.tokenizer
 	  $(call START,tokenizer)
 	mkdir -p $(NANO)/acestep-v15-nano
 	cp -r $(WORK)/covers/export/model/. $(NANO)/acestep-v15-nano
-	cp -r $(WORK)/tasks/export/text_encoder/. $(NANO)/text_encoder
 	@touch $@
 
 $(WORK)/distill/report.html: $(WORK)/.covers

@@ -15,12 +15,12 @@ from acestep_jax.training.config import Data, Model, Optimizer
 from acestep_jax.training.recipes.dit import TrainDiT, toy_dit
 
 TASKS = (
-    ("text2music", 0.38),
-    ("cover", 0.36),
+    ("text2music", 0.5),
+    ("cover", 0.24),
     ("repaint", 0.08),
-    ("extract", 0.06),
+    ("extract", 0.08),
     ("lego", 0.04),
-    ("complete", 0.08),
+    ("complete", 0.06),
 )
 
 
@@ -28,7 +28,7 @@ def get_config(quick: bool = False) -> TrainDiT:
     """Gives the run; `quick` takes two steps from random weights."""
     config = TrainDiT(
         name="nano_dit_covers",
-        num_steps=2400,
+        num_steps=3000,
         model=Model(
             weights="runs/nano_tokenizer/export/model",
             text_weights="runs/nano_tokenizer/export/text_encoder",
@@ -38,7 +38,7 @@ def get_config(quick: bool = False) -> TrainDiT:
         covers=True,
         optimizer=Optimizer(
             name="muon",
-            peak_lr=7e-4,
+            peak_lr=1e-3,
             muon_lr_ratio=20.0,
             warmup_steps=100,
             schedule="cosine",
