@@ -3,8 +3,11 @@
 Method:   from the state of a prompt's last token: tempo, key, metre and words
           (train/text_encoder.py).
 Command:  python -m train.text_encoder --config configs/nano/text_encoder.py
-Cost:     measured below.
-Expect:   measured below.
+Cost:     3,000 steps of 32 prompts in 10 minutes on about two thirds of two cores. The shipped one
+          was made in two stretches of 1,500, each with its own cosine, from weights that had been
+          trained jointly with a DiT; from random weights this run has not been made.
+Expect:   right on captions of held-out songs: tempo (within 2 %) 0.80 after the first stretch and
+          1.00 after the second, key 1.00, metre 0.99 and 1.00.
 """
 
 from acestep_jax.training.config import Data, Optimizer
@@ -15,7 +18,7 @@ def get_config(quick: bool = False) -> TrainTextEncoder:
     """Gives the run; `quick` takes two steps from random weights."""
     config = TrainTextEncoder(
         name="nano_text_encoder",
-        num_steps=1500,
+        num_steps=3000,
         facts=Facts(length=96),  # as training of the DiT reads
         word_weight=0.1,
         optimizer=Optimizer(
