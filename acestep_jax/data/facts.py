@@ -21,6 +21,7 @@ from acestep_jax.typing import Array
 KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in KEY_NAMES)
 METRES = labels_lib.TIME_SIGNATURES
 UNTOLD = -1
+_TRIES = 20
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +33,7 @@ class FactBatch:
       tokens, mask: [B, L] int32 and bool, padded on the right.
       bpm: [B] int32, beats a minute.
       key, metre: [B] int32, places in KEYS and METRES.
+      ends: [B, 3] int32, the token at which the line of tempo, key and metre ends.
     """
 
     tokens: Array
@@ -39,6 +41,7 @@ class FactBatch:
     bpm: Array
     key: Array
     metre: Array
+    ends: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class FactSpec:
     """How prompts are made.
 
     Attributes:
-      length: tokens a prompt has room for; longer ones lose their middle.
+      length: tokens a prompt has room for; longer ones are not used.
       slowest, fastest: tempi are drawn between them, evenly by their logarithm.
       untold: chance that tempo, key or metre is left out, each by itself.
     """
@@ -89,33 +92,58 @@ class FactBatches(RowBatches[FactBatch]):
 
     def row(self, number: int) -> dict[str, np.ndarray]:
         """Makes one prompt: the fields of a batch without B."""
-        rng, spec = np.random.default_rng([self._seed, number]), self.spec
+        rng = np.random.default_rng([self._seed, number])
+        for _ in range(_TRIES):
+            facts = self._draw(rng)
+            text = self._write(facts, rng)
+            if len(self._tokenizer.encode(text).ids) <= self.spec.length:
+                tokens, mask = transforms.tokenize(self._tokenizer, text, self.spec.length)
+                ends = line_ends(self._tokenizer, text)
+                return {"tokens": tokens, "mask": mask, "ends": ends, **facts}
+        raise ValueError(
+            f"{_TRIES} prompts in a row are longer than {self.spec.length} tokens; make room for "
+            "more (length)."
+        )
+
+    def _draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draws tempo, key and metre, each of them told or not."""
+        low, high = math.log(self.spec.slowest), math.log(self.spec.fastest)
+        facts = {
+            "bpm": round(math.exp(rng.uniform(low, high))),
+            "key": int(rng.integers(len(KEYS))),
+            "metre": int(rng.integers(len(METRES))),
+        }
+        told = rng.random(len(facts)) >= self.spec.untold
+        return {
+            name: np.int32(fact if known else UNTOLD)
+            for (name, fact), known in zip(facts.items(), told, strict=True)
+        }
+
+    def _write(self, facts: dict[str, np.ndarray], rng: np.random.Generator) -> str:
+        """Writes the prompt of a song that these facts are told of."""
+        bpm, key, metre = (None if fact == UNTOLD else int(fact) for fact in facts.values())
         labels = self._labels[int(rng.integers(len(self._labels)))]
-        bpm = round(math.exp(rng.uniform(math.log(spec.slowest), math.log(spec.fastest))))
-        key, metre = int(rng.integers(len(KEYS))), int(rng.integers(len(METRES)))
-        told = rng.random(3) >= spec.untold
-        text = prompt.caption_prompt(
-            _caption(labels, bpm, KEYS[key], rng),
+        keyscale = None if key is None else KEYS[key]
+        captions = labels_lib.retold(labels, bpm, keyscale).captions
+        return prompt.caption_prompt(
+            captions[int(rng.integers(len(captions)))],
             instruction=_instruction(rng),
-            bpm=bpm if told[0] else None,
-            keyscale=KEYS[key] if told[1] else None,
-            timesignature=METRES[metre] if told[2] else None,
+            bpm=bpm,
+            keyscale=keyscale,
+            timesignature=None if metre is None else METRES[metre],
             duration=int(rng.integers(5, 61)),
         )
-        tokens, mask = transforms.tokenize(self._tokenizer, text, spec.length)
-        facts = (
-            np.int32(fact if known else UNTOLD)
-            for fact, known in zip((bpm, key, metre), told, strict=True)
-        )
-        return {"tokens": tokens, "mask": mask} | dict(
-            zip(("bpm", "key", "metre"), facts, strict=True)
-        )
 
 
-def _caption(labels: labels_lib.SongLabels, bpm: int, key: str, rng: np.random.Generator) -> str:
-    """Draws a caption, which names no other tempo and no other key."""
-    captions = labels_lib.retold(labels, bpm, key).captions
-    return captions[int(rng.integers(len(captions)))]
+def line_ends(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
+    """Finds the tokens that end the lines of tempo, key and metre in a caption prompt: [3]."""
+    starts = [start for start, _ in tokenizer.encode(text).offsets]
+    places = []
+    for name in ("bpm", "keyscale", "timesignature"):
+        line = text.index(f"- {name}:", text.rindex("# Metas"))
+        # the last token that begins at or before the line's newline
+        places.append(np.searchsorted(starts, text.index("\n", line), side="right") - 1)
+    return np.array(places, np.int32)
 
 
 def _instruction(rng: np.random.Generator) -> str:

@@ -92,14 +92,20 @@ class SongLabels:
         return "\n".join(line.text for line in self.lines)
 
 
-def retold(labels: SongLabels, bpm: int, keyscale: str) -> SongLabels:
-    """Tells a song at another tempo and in another key, in its captions too."""
-    tempo = re.compile(rf"\b{labels.bpm}(?= ?bpm\b)", re.IGNORECASE)
-    captions = tuple(
-        tempo.sub(str(bpm), caption).replace(labels.keyscale or keyscale, keyscale)
-        for caption in labels.captions
+def retold(labels: SongLabels, bpm: int | None, keyscale: str | None) -> SongLabels:
+    """Tells a song at another tempo and in another key, in its captions too; None changes none."""
+    captions = labels.captions
+    if bpm is not None:
+        tempo = re.compile(rf"\b{labels.bpm}(?= ?bpm\b)", re.IGNORECASE)
+        captions = tuple(tempo.sub(str(bpm), caption) for caption in captions)
+    if keyscale is not None and labels.keyscale is not None:
+        captions = tuple(caption.replace(labels.keyscale, keyscale) for caption in captions)
+    return dataclasses.replace(
+        labels,
+        captions=captions,
+        bpm=labels.bpm if bpm is None else bpm,
+        keyscale=labels.keyscale if keyscale is None else keyscale,
     )
-    return dataclasses.replace(labels, bpm=bpm, keyscale=keyscale, captions=captions)
 
 
 _NUMBER = (int, float)

@@ -37,6 +37,21 @@ def test_prompts_say_what_the_batch_tells():
             assert re.search(rf"^- {name}: {re.escape(value)}$", text, re.MULTILINE), (text, name)
 
 
+def test_lines_end_at_the_token_of_their_newline():
+    batch = next(make_batches(size=32))
+    reader = transforms.load_tokenizer(str(NANO_TOKENIZER))
+    for row, text, ends in zip(batch.tokens, texts(batch), batch.ends, strict=True):
+        for end, name in zip(ends, ("bpm", "keyscale", "timesignature"), strict=True):
+            until = reader.decode(row[: end + 1].tolist(), skip_special_tokens=False)
+            assert until.endswith("\n") and text.startswith(until)
+            assert until.splitlines()[-1].startswith(f"- {name}: ")
+
+
+def test_prompts_without_room_are_not_cut():
+    with pytest.raises(ValueError, match="longer than 20 tokens"):
+        next(make_batches(length=20))
+
+
 def test_tempi_are_drawn_between_the_limits_and_even_by_their_logarithm():
     bpm = next(make_batches(size=512, untold=0.0, slowest=50, fastest=200)).bpm
     assert bpm.min() >= 50 and bpm.max() <= 200

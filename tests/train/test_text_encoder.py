@@ -24,6 +24,7 @@ def make_batch(bpm=(60, 120), key=(0, 13), metre=(2, 3)):
         bpm=jnp.array(bpm),
         key=jnp.array(key),
         metre=jnp.array(metre),
+        ends=jnp.array([[3, 6, 9], [2, 4, 5]]),
     )
 
 
@@ -88,13 +89,33 @@ def test_facts_that_are_not_told_move_nothing():
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
-def test_a_prompt_is_read_from_its_last_token_whatever_the_padding():
+def test_every_fact_is_read_where_its_line_ends_whatever_comes_behind_it():
     module = Qwen3(SIZES)
     trained, batch = make_trained(module), make_batch()
-    cut = jax.tree.map(lambda x: x[1:, :7] if x.ndim == 2 else x[1:], batch)
+    first = text_encoder.read(module, trained, batch)
+    for place, name in zip((2, 4, 5), text_encoder.FACTS, strict=True):
+        for token, moved in ((place, True), (place + 1, False)):
+            other = dataclasses.replace(batch, tokens=batch.tokens.at[1, token].set(5))
+            gap = text_encoder.read(module, trained, other)[name][1] - first[name][1]
+            assert (np.abs(np.asarray(gap)).max() > 1e-3) == moved, (name, token)
+
+
+def test_a_fact_is_read_by_its_direction_alone():
+    module = Qwen3(SIZES)
+    trained, batch = make_trained(module), make_batch()
+    steep = {name: jax.tree.map(lambda x: 7 * x, head) for name, head in trained["heads"].items()}
+    first, other = (
+        text_encoder.read(module, {**trained, "heads": heads}, batch)
+        for heads in (trained["heads"], steep)
+    )
+    for name in text_encoder.FACTS:
+        np.testing.assert_allclose(first[name], other[name], rtol=1e-4, atol=1e-4)
+        assert np.abs(np.asarray(first[name])).max() <= text_encoder.SCALE
+
+
+def test_words_are_read_from_the_last_token_whatever_the_padding():
+    module = Qwen3(SIZES)
+    trained, batch = make_trained(module), make_batch()
+    cut = dataclasses.replace(batch, tokens=batch.tokens[:, :7], mask=batch.mask[:, :7])
     padded, alone = (text_encoder.read(module, trained, some) for some in (batch, cut))
-    for name in padded:
-        np.testing.assert_allclose(padded[name][1:], alone[name], rtol=2e-5, atol=2e-5)
-    later = dataclasses.replace(batch, tokens=batch.tokens.at[1, 6].set(5))
-    changed = text_encoder.read(module, trained, later)
-    assert np.abs(np.asarray(changed["key"][1] - padded["key"][1])).max() > 1e-3
+    np.testing.assert_allclose(padded["words"][1], alone["words"][1], rtol=2e-5, atol=2e-5)
