@@ -5,10 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from acestep_jax.data import facts
 from acestep_jax.nn.config import TEXT_ENCODERS
 from acestep_jax.nn.qwen3 import Qwen3
+from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training.config import Mesh
 from configs.nano import text_encoder as recipe
 from train import text_encoder
 
@@ -119,3 +122,22 @@ def test_words_are_read_from_the_last_token_whatever_the_padding():
     cut = dataclasses.replace(batch, tokens=batch.tokens[:, :7], mask=batch.mask[:, :7])
     padded, alone = (text_encoder.read(module, trained, some) for some in (batch, cut))
     np.testing.assert_allclose(padded["words"][1], alone["words"][1], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one(devices):
+    config = dataclasses.replace(recipe.get_config(quick=True), mesh=Mesh())
+    module = Qwen3(SIZES)
+    setting, trained = text_encoder.Setting(config, module), make_trained(module)
+    batch = jax.tree.map(lambda x: jnp.concatenate([x] * 4), make_batch())
+    numbers = []
+    for mesh in (mesh_lib.make_mesh(Mesh()), mesh_lib.make_mesh(Mesh(fsdp=4, tensor=2), devices)):
+        with jax.set_mesh(mesh):
+            state = text_encoder.make_state(config, trained)
+            places = mesh_lib.state_shardings(state, mesh)
+            step = text_encoder.make_train_step(setting, trained, places)
+            placed = mesh_lib.place_batch(batch, mesh)
+            state, metrics = step(mesh_lib.place(state, places), placed)
+            heads = state.params["reader"]["heads"]
+            numbers.append([float(metrics["loss"]), float(jnp.sum(heads["key"]["kernel"] ** 2))])
+    np.testing.assert_allclose(*numbers, rtol=1e-5)
