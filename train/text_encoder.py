@@ -3,17 +3,18 @@
 The release conditions on Qwen3-Embedding, a model that has read most of what there is to read. A
 small family has none, and flow matching is a poor teacher of reading: "1", "2" and "0" mean a tempo
 only to who makes music in time already, and nobody makes it before tempi are understood. So a small
-text encoder is taught first, to say at the end of each line of a prompt what the line said:
+text encoder is taught first, to say what a line of a prompt said, at its end and ever after:
 
     tempo   cross-entropy with  p(b) ~ exp(-(log b - log bpm)^2 / 2 width^2)  over 30 <= b <= 300
     key     cross-entropy over 24 keys
     metre   cross-entropy over 2, 3, 4 and 6 beats a bar
     words   binary cross-entropy, at the prompt's end: is this word in it?  over the vocabulary (1)
 
-and the sum is minimised. The first three are read by cosines at a fixed scale: a head as steep as
-it likes finds a fact in the smallest corner of a state, where no DiT looks for it. Tempo, key and
-metre are drawn anew for every prompt (data/facts.py); one that is left out is not asked for. The
-heads are thrown away.
+and the sum is minimised. The first three are asked of one token a step, drawn from the end of their
+line to the end of the prompt, and read by cosines at a fixed scale: a fact in one token of a
+hundred, or in the smallest corner of a state, where a steep head would find it, is a fact that no
+DiT looks for. Tempo, key and metre are drawn anew for every prompt (data/facts.py); one that is
+left out is not asked for. The heads are thrown away.
 
     python -m train.text_encoder --config configs/nano/text_encoder.py
 """
@@ -77,12 +78,28 @@ def init_heads(key: Key, width: int, vocabulary: int) -> Params:
     return heads
 
 
-def read(module: Qwen3, params: Params, batch: FactBatch) -> dict[str, Array]:
-    """Reads the prompts: the logits [B, N] of every head, each from the token that it reads."""
+def last_tokens(batch: FactBatch) -> Array:
+    """Finds the last token of every prompt: [B, 1]."""
+    return jnp.sum(batch.mask, axis=1, keepdims=True) - 1
+
+
+def draw_places(key: Key, batch: FactBatch) -> Array:
+    """Draws which token is asked for each fact, from the end of its line on: [B, 3]."""
+    room = last_tokens(batch) - batch.ends + 1
+    return batch.ends + jnp.floor(jax.random.uniform(key, room.shape) * room).astype(jnp.int32)
+
+
+def read(module: Qwen3, params: Params, batch: FactBatch, places: Array) -> dict[str, Array]:
+    """Reads the prompts: the logits [B, N] of every head.
+
+    Args:
+      module, params: the text encoder, and {"encoder", "heads"}.
+      batch: prompts.
+      places: [B, 3], the tokens that are asked for tempo, key and metre; words are the last one's.
+    """
     states = module.apply({"params": params["encoder"]}, batch.tokens, mask=batch.mask)
-    last = jnp.sum(batch.mask, axis=1, keepdims=True) - 1
-    places = jnp.concatenate([batch.ends, last], axis=1)
-    told = jnp.take_along_axis(states, places[..., None], axis=1).astype(jnp.float32)
+    asked = jnp.concatenate([places, last_tokens(batch)], axis=1)
+    told = jnp.take_along_axis(states, asked[..., None], axis=1).astype(jnp.float32)
     heads, found = params["heads"], {}
     for i, name in enumerate(FACTS):
         found[name] = SCALE * _unit(told[:, i], axis=1) @ _unit(heads[name]["kernel"], axis=0)
@@ -127,16 +144,19 @@ def _cross_entropy(logits: Array, classes: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(classes, 0))
 
 
-def reading_loss(trained: Params, setting: Setting, batch: FactBatch) -> tuple[Array, Metrics]:
+def reading_loss(
+    trained: Params, setting: Setting, batch: FactBatch, key: Key
+) -> tuple[Array, Metrics]:
     """Evaluates (1).
 
     Args:
       trained: {"encoder", "heads"}.
       setting: configuration and module.
       batch: prompts and facts.
+      key: of the tokens that are asked.
     """
     config = setting.config
-    logits = read(setting.module, trained, batch)
+    logits = read(setting.module, trained, batch, draw_places(key, batch))
     terms = fact_losses(logits, batch, config.tempo_width)
     loss = terms["tempo"] + terms["key"] + terms["metre"] + config.word_weight * terms["words"]
     return loss, {"loss": loss} | {f"loss/{name}": value for name, value in terms.items()}
@@ -179,7 +199,8 @@ def make_train_step(
     optimizer = optim.make_optimizer(config.optimizer, config.num_steps, trained)
 
     def train_step(state: TrainState, batch: FactBatch) -> tuple[TrainState, Metrics]:
-        loss = functools.partial(reading_loss, setting=setting, batch=batch)
+        key = state_lib.step_key(state)
+        loss = functools.partial(reading_loss, setting=setting, batch=batch, key=key)
         state, metrics = state_lib.value_and_update(
             state, "reader", loss, optimizer, config.optimizer
         )
@@ -190,12 +211,16 @@ def make_train_step(
 
 
 def make_held_out(setting: Setting, mesh: jax.sharding.Mesh) -> Callable[[Params], dict]:
-    """Gives trained -> losses and shares of right answers on captions of held-out songs."""
+    """Gives trained -> losses and shares of right answers on captions of held-out songs.
+
+    All is asked of the last token, the farthest from what it must tell.
+    """
     config = setting.config
 
     @jax.jit
     def evaluate(trained: Params, batch: FactBatch) -> Metrics:
-        logits = read(setting.module, trained, batch)
+        places = jnp.broadcast_to(last_tokens(batch), batch.ends.shape)
+        logits = read(setting.module, trained, batch, places)
         terms = fact_losses(logits, batch, config.tempo_width)
         right = {f"right/{name}": share for name, share in hits(logits, batch).items()}
         return terms | right

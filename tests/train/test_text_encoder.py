@@ -87,7 +87,7 @@ def test_facts_that_are_not_told_move_nothing():
     module = Qwen3(SIZES)
     setting, trained = text_encoder.Setting(config, module), make_trained(module)
     untold = make_batch(*[(facts.UNTOLD, facts.UNTOLD)] * 3)
-    loss = lambda p: text_encoder.reading_loss(p, setting, untold)[0]  # noqa: E731
+    loss = lambda p: text_encoder.reading_loss(p, setting, untold, jax.random.key(0))[0]  # noqa: E731
     gradients = jax.grad(loss)(trained)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
@@ -95,12 +95,25 @@ def test_facts_that_are_not_told_move_nothing():
 def test_every_fact_is_read_where_its_line_ends_whatever_comes_behind_it():
     module = Qwen3(SIZES)
     trained, batch = make_trained(module), make_batch()
-    first = text_encoder.read(module, trained, batch)
+    first = text_encoder.read(module, trained, batch, batch.ends)
     for place, name in zip((2, 4, 5), text_encoder.FACTS, strict=True):
         for token, moved in ((place, True), (place + 1, False)):
             other = dataclasses.replace(batch, tokens=batch.tokens.at[1, token].set(5))
-            gap = text_encoder.read(module, trained, other)[name][1] - first[name][1]
+            gap = text_encoder.read(module, trained, other, other.ends)[name][1] - first[name][1]
             assert (np.abs(np.asarray(gap)).max() > 1e-3) == moved, (name, token)
+
+
+def test_any_token_from_the_end_of_a_line_on_is_asked_and_each_as_often():
+    batch = make_batch()
+    draw = jax.vmap(lambda key: text_encoder.draw_places(key, batch))
+    places = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    last = np.asarray(text_encoder.last_tokens(batch))[:, 0]
+    np.testing.assert_array_equal(last, [11, 6])
+    for item, fact in np.ndindex(2, 3):
+        drawn, count = np.unique(places[:, item, fact], return_counts=True)
+        first = int(batch.ends[item, fact])
+        np.testing.assert_array_equal(drawn, np.arange(first, last[item] + 1))
+        np.testing.assert_allclose(count / 4000, 1 / len(drawn), atol=0.04)
 
 
 def test_a_fact_is_read_by_its_direction_alone():
@@ -108,7 +121,7 @@ def test_a_fact_is_read_by_its_direction_alone():
     trained, batch = make_trained(module), make_batch()
     steep = {name: jax.tree.map(lambda x: 7 * x, head) for name, head in trained["heads"].items()}
     first, other = (
-        text_encoder.read(module, {**trained, "heads": heads}, batch)
+        text_encoder.read(module, {**trained, "heads": heads}, batch, batch.ends)
         for heads in (trained["heads"], steep)
     )
     for name in text_encoder.FACTS:
@@ -120,7 +133,7 @@ def test_words_are_read_from_the_last_token_whatever_the_padding():
     module = Qwen3(SIZES)
     trained, batch = make_trained(module), make_batch()
     cut = dataclasses.replace(batch, tokens=batch.tokens[:, :7], mask=batch.mask[:, :7])
-    padded, alone = (text_encoder.read(module, trained, some) for some in (batch, cut))
+    padded, alone = (text_encoder.read(module, trained, some, some.ends) for some in (batch, cut))
     np.testing.assert_allclose(padded["words"][1], alone["words"][1], rtol=2e-5, atol=2e-5)
 
 
