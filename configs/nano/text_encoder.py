@@ -1,13 +1,13 @@
 """Teaches the nano text encoder to read prompts, before any DiT is trained with it.
 
-Method:   from the state of a prompt's last token: tempo, key, metre and words
-          (train/text_encoder.py).
+Method:   behind a line of a prompt, every token tells tempo, key or metre by its direction, and the
+          last one the words (train/text_encoder.py).
 Command:  python -m train.text_encoder --config configs/nano/text_encoder.py
-Cost:     3,000 steps of 32 prompts in 10 minutes on about two thirds of two cores. The shipped one
-          was made in two stretches of 1,500, each with its own cosine, from weights that had been
-          trained jointly with a DiT; from random weights this run has not been made.
-Expect:   right on captions of held-out songs: tempo (within 2 %) 0.80 after the first stretch and
-          1.00 after the second, key 1.00, metre 0.99 and 1.00.
+Cost:     1,500 steps of 32 prompts in 4 minutes on two cores.
+Expect:   after 3,000 steps of simpler forms and 1,500 of this one, at the last token of held-out
+          captions: key and metre always right, tempo within 2 % in 0.48; a DiT listens to it within
+          400 steps (BUILD_NOTES.md, section 9). From random weights in one run it has not been
+          made, and the shipped family does not have it yet: its DiT comes from before.
 """
 
 from acestep_jax.training.config import Data, Optimizer
