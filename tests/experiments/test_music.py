@@ -1,12 +1,15 @@
 """The judges of tempo and key on sounds whose truth is known, and the counting around them."""
 
+import json
+
 import numpy as np
 import pytest
 
 from acestep_jax.data.labels import SongLabels
 from acestep_jax.data.loader import NANO_TOKENIZER
+from acestep_jax.tasks import prompt
 from acestep_jax.units import SAMPLE_RATE
-from experiments.music import beats, evaluate, judges, prompts, statistics, tune_key
+from experiments.music import beats, evaluate, judges, listens, prompts, statistics, tune_key
 
 
 def notes(*midi, seconds=1.0, third=0.9):
@@ -151,3 +154,19 @@ def test_the_beat_explains_sizes_where_signs_are_random():
     assert shares["latents"]["tempo"] < 0.02
     assert shares["energy"]["tempo"] > 0.6  # all of it but for frames at the edge of a place
     assert shares["energy"]["wrong"] < 0.05
+
+
+def test_a_prompt_is_told_another_tempo_and_nothing_else():
+    write = lambda caption, bpm: prompt.caption_prompt(caption, bpm=bpm, duration=5.0)  # noqa: E731
+    assert listens.other_tempo(write("slow, 80 BPM", 80)) == write("slow, 104 BPM", 104)
+    assert listens.other_tempo(write("120 drums", 120)) == write("120 drums", 92)
+    silent = prompt.caption_prompt("a song", duration=5.0)
+    assert listens.other_tempo(silent) == silent
+
+
+@pytest.mark.slow
+def test_the_shipped_model_is_asked_whether_it_listens(capsys):
+    found = listens.main(["--clips", "4"])
+    assert 1 <= found["clips"] <= 4
+    assert len(found["levels"][0]) == len(listens.TIMES) == len(found["others"][1])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == found.keys()
