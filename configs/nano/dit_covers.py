@@ -5,10 +5,12 @@ Method:   flow matching as in configs/nano/dit_tasks.py; sources of covers pass 
           left a DiT that did as well without hints as with them. Now the codes stand still. The
           text encoder does too: it has learned what captions say.
 Command:  python -m train.dit --config configs/nano/dit_covers.py    (after tokenizer.py)
-Cost:     2,400 steps of 16 x 5.12 s; 53 minutes of processor time on two busy cores.
-Expect:   held-out error of covers 0.907 before, 0.876 after (text2music 0.906 and 0.895), so hints
-          are worth 0.019 where they were worth nothing; onsets of a cover fit its source's twice as
-          well as before, at 0.09 (BUILD_NOTES.md, section 9). The shipped weights lack this run.
+Cost:     3,000 steps of 16 x 5.12 s in 35 minutes on two cores.
+Expect:   made twice. With the joint text encoder (2,400 steps, less text2music) the held-out error
+          of covers was 0.907 before and 0.876 after (text2music 0.906 and 0.895): hints are worth
+          0.019 where they were worth nothing, onsets of a cover fit its source's twice as well, at
+          0.09. From there with a text encoder that can read: 0.874 and 0.892, and no beat yet
+          (BUILD_NOTES.md, section 9). The shipped weights lack both.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
