@@ -2,7 +2,7 @@
 
 The release conditions on Qwen3-Embedding, a model that has read most of what there is to read. A
 small family has none, and flow matching is a poor teacher of reading: "1", "2" and "0" mean a tempo
-only to who makes music in time already, and nobody makes it before tempi are understood. So a small
+only to a model that makes music in time, which none does before it understands tempi. So a small
 text encoder is taught first, to say what a line of a prompt said, at its end and ever after:
 
     tempo   cross-entropy with  p(b) ~ exp(-(log b - log bpm)^2 / 2 width^2)  over 30 <= b <= 300
@@ -244,9 +244,9 @@ def open_encoder(config: TrainTextEncoder) -> weights.Network[Qwen3Config]:
     if config.model.weights:
         return weights.load_qwen3(models.locate(config.model.weights))
     sizes = TEXT_ENCODERS[config.model.preset]
-    init = jax.jit(functools.partial(Qwen3(sizes).init))
-    params = init(jax.random.key(config.seed), jnp.zeros((1, 2), jnp.int32))["params"]
-    return weights.Network(sizes, params)
+    init = jax.jit(Qwen3(sizes).init)
+    variables = init(jax.random.key(config.seed), jnp.zeros((1, 2), jnp.int32))
+    return weights.Network(sizes, variables["params"])
 
 
 def tokenizer_folder(config: TrainTextEncoder) -> pathlib.Path:

@@ -148,5 +148,6 @@ def line_ends(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
 
 def _instruction(rng: np.random.Generator) -> str:
     """Draws a task's sentence; every other prompt is text2music."""
-    names = ("text2music", "cover", "repaint", "extract", "lego", "complete")
-    return prompt.task_instruction(names[max(0, int(rng.integers(-5, len(names))))], ())
+    others = ("cover", "repaint", "extract", "lego", "complete")
+    task = "text2music" if rng.random() < 0.5 else others[int(rng.integers(len(others)))]
+    return prompt.task_instruction(task)
