@@ -23,7 +23,7 @@ import functools
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -258,7 +258,7 @@ def tokenizer_folder(config: TrainTextEncoder) -> pathlib.Path:
 def open_batches(config: TrainTextEncoder, split: str) -> FactBatches:
     """Opens the captions of a split."""
     if config.data.shards == "synthetic":
-        songs: sources.SongSource = sources.Synthetic(128, seed=config.seed)
+        songs: Any = sources.Synthetic(128, seed=config.seed)
     else:
         songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
     return FactBatches(

@@ -121,17 +121,18 @@ def adherent(
     """Compares how often tempo and key are those asked for: 8 steps at shift 3, and the teacher."""
     made = {"teacher": reference.songs, "student": players.sample(stage, student, 8, 3.0, seed=2)}
     hits = {name: adherence.hits(players.decode(z), stage.asked) for name, z in made.items()}
-    return {
-        name: {
-            "count": [float(np.isfinite(hits["teacher"][name]).sum())],
-            "teacher": rounded(adherence.share(hits["teacher"][name])),
-            "student": rounded(adherence.share(hits["student"][name])),
-            "difference": rounded(
-                adherence.difference(hits["student"][name], hits["teacher"][name])
-            ),
+    found = {}
+    for name in ("tempo", "key"):
+        theirs, ours = (hits[system][name] for system in ("teacher", "student"))
+        if not np.isfinite(theirs).any():
+            continue  # no prompt names one
+        found[name] = {
+            "count": int(np.isfinite(theirs).sum()),
+            "teacher": rounded(adherence.share(theirs)),
+            "student": rounded(adherence.share(ours)),
+            "difference": rounded(adherence.difference(ours, theirs)),
         }
-        for name in ("tempo", "key")
-    }
+    return found
 
 
 def verdict(found: Mapping[str, Any]) -> dict[str, bool]:

@@ -59,7 +59,7 @@ def open_stage(teacher: str, prompts: int, batch: int = 16, shards: str = "") ->
     songs = [next(batches) for _ in range(prompts // batch)]
     scenes = [encode(loaded.params, jax.tree.map(jnp.asarray, batch)) for batch in songs]
     reader = transforms.load_tokenizer(str(models.tokenizer_folder(model)))
-    texts = [text for batch in songs for text in reader.batch_decode(batch.text_tokens)]
+    texts = [text for batch in songs for text in reader.decode_batch(batch.text_tokens.tolist())]
     asked = [adherence.read_prompt(text) for text in texts]
     return Stage(loaded.networks, loaded.params["dit"], scenes, asked)
 
