@@ -225,11 +225,9 @@ def build(config: TrainPlanner, sizes: Qwen3Config) -> Any:
 
 def open_batches(config: TrainPlanner, vocabulary: Vocabulary, split: str) -> ChatBatches:
     """Opens the songs of a split as rows of conversations."""
-    if config.data.shards == "synthetic":
-        made_up = sources.Synthetic(128, seed=config.seed)
-        songs: Any = chat.SyntheticCodes(made_up, vocabulary.num_codes)
-    else:
-        songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
+    songs: Any = sources.open_songs(config.data.shards, split, seed=config.seed)
+    if isinstance(songs, sources.Synthetic):
+        songs = chat.SyntheticCodes(songs, vocabulary.num_codes)
     return ChatBatches(
         songs,
         vocabulary,

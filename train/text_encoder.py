@@ -23,7 +23,7 @@ import functools
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,11 +133,15 @@ def fact_losses(logits: dict[str, Array], batch: FactBatch, width: float) -> Met
         "key": _cross_entropy(logits["key"], batch.key),
         "metre": _cross_entropy(logits["metre"], batch.metre),
     }
-    told = {"tempo": batch.bpm, "key": batch.key, "metre": batch.metre}
-    means = {name: losses.masked_mean(e, told[name] != UNTOLD) for name, e in each.items()}
     # summed over the vocabulary: what is told in nats, as the other terms are
     bits = jnp.sum(optax.sigmoid_binary_cross_entropy(logits["words"], words), axis=-1)
-    return means | {"words": jnp.mean(bits)}
+    return _told_means(each, batch) | {"words": jnp.mean(bits)}
+
+
+def _told_means(values: dict[str, Array], batch: FactBatch) -> Metrics:
+    """Averages [B] of each fact over the prompts that tell it."""
+    told = {"tempo": batch.bpm, "key": batch.key, "metre": batch.metre}
+    return {name: losses.masked_mean(v, told[name] != UNTOLD) for name, v in values.items()}
 
 
 def _cross_entropy(logits: Array, classes: Array) -> Array:
@@ -170,8 +174,7 @@ def hits(logits: dict[str, Array], batch: FactBatch) -> Metrics:
         "key": jnp.argmax(logits["key"], axis=-1) == batch.key,
         "metre": jnp.argmax(logits["metre"], axis=-1) == batch.metre,
     }
-    told = {"tempo": batch.bpm, "key": batch.key, "metre": batch.metre}
-    return {name: losses.masked_mean(hit, told[name] != UNTOLD) for name, hit in right.items()}
+    return _told_means(right, batch)
 
 
 # Steps: the only jit of the file ------------------------------------------------------------------
@@ -257,12 +260,8 @@ def tokenizer_folder(config: TrainTextEncoder) -> pathlib.Path:
 
 def open_batches(config: TrainTextEncoder, split: str) -> FactBatches:
     """Opens the captions of a split."""
-    if config.data.shards == "synthetic":
-        songs: Any = sources.Synthetic(128, seed=config.seed)
-    else:
-        songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
     return FactBatches(
-        songs,
+        sources.open_songs(config.data.shards, split, seed=config.seed),
         tokens_lib.load_tokenizer(str(tokenizer_folder(config))),
         FactSpec(**vars(config.facts)),
         seed=config.seed + (split != "train"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from acestep_jax import units
 from acestep_jax.data import transforms
+from acestep_jax.data.rows import RowBatches
 from acestep_jax.ops import grammar as grammar_lib
 from acestep_jax.tasks import prompt
 from acestep_jax.tasks.planning import blueprint, chat, listener
@@ -98,7 +99,7 @@ def batch_shapes(book: Book, spec: BriefSpec, batch_size: int) -> BriefBatch:
     )
 
 
-class BriefBatches:
+class BriefBatches(RowBatches[BriefBatch]):
     """An endless iterator over `BriefBatch`; row n depends on the seed, the songs and n alone."""
 
     def __init__(
@@ -124,27 +125,13 @@ class BriefBatches:
         Raises:
           ValueError: if the processes cannot share a batch, or no song is long enough.
         """
-        if batch_size % process[1]:
-            raise ValueError(f"{batch_size} prompts cannot be shared by {process[1]} processes.")
+        super().__init__(BriefBatch, batch_size, process)
         long = units.FRAME_RATE * spec.seconds[0]
         self._chosen = [i for i, frames in enumerate(songs.frames) if frames >= long]
         if not self._chosen:
             raise ValueError(f"no song lasts {spec.seconds[0]} s; shorten the clips (seconds).")
-        self._songs, self._book, self.spec = songs, book, spec
-        self._seed, self._size, self._process = seed, batch_size, process
-        self._position = 0
+        self._songs, self._book, self.spec, self._seed = songs, book, spec, seed
         self._program_size = program_size(book, spec)
-
-    def __iter__(self) -> "BriefBatches":
-        return self
-
-    def __next__(self) -> BriefBatch:
-        index, count = self._process
-        size = self._size // count
-        first = self._position * self._size + index * size
-        rows = [self.row(number) for number in range(first, first + size)]
-        self._position += 1
-        return BriefBatch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
     def row(self, number: int) -> dict[str, np.ndarray]:
         """Makes one prompt: draws songs until one fits.
@@ -208,11 +195,3 @@ class BriefBatches:
             "texts": np.asarray(sheet.tokens[0]),
             "parts": np.asarray(sheet.parts[0]),
         }
-
-    def get_state(self) -> dict[str, Any]:
-        """Gives the position: batches handed out."""
-        return {"position": self._position}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a position."""
-        self._position = int(state["position"])

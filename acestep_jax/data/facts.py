@@ -14,11 +14,10 @@ import tokenizers
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data import transforms
 from acestep_jax.data.rows import RowBatches
-from acestep_jax.data.songs.harmony import KEY_NAMES
+from acestep_jax.data.songs.harmony import KEYS
 from acestep_jax.tasks import prompt
 from acestep_jax.typing import Array
 
-KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in KEY_NAMES)
 METRES = labels_lib.TIME_SIGNATURES
 UNTOLD = -1
 _TRIES = 20
@@ -96,9 +95,10 @@ class FactBatches(RowBatches[FactBatch]):
         for _ in range(_TRIES):
             facts = self._draw(rng)
             text = self._write(facts, rng)
-            if len(self._tokenizer.encode(text).ids) <= self.spec.length:
+            encoding = self._tokenizer.encode(text)
+            if len(encoding) <= self.spec.length:
                 tokens, mask = transforms.tokenize(self._tokenizer, text, self.spec.length)
-                ends = line_ends(self._tokenizer, text)
+                ends = line_ends(encoding, text)
                 return {"tokens": tokens, "mask": mask, "ends": ends, **facts}
         raise ValueError(
             f"{_TRIES} prompts in a row are longer than {self.spec.length} tokens; make room for "
@@ -135,9 +135,9 @@ class FactBatches(RowBatches[FactBatch]):
         )
 
 
-def line_ends(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
+def line_ends(encoding: tokenizers.Encoding, text: str) -> np.ndarray:
     """Finds the tokens that end the lines of tempo, key and metre in a caption prompt: [3]."""
-    starts = [start for start, _ in tokenizer.encode(text).offsets]
+    starts = [start for start, _ in encoding.offsets]
     places = []
     for name in ("bpm", "keyscale", "timesignature"):
         line = text.index(f"- {name}:", text.rindex("# Metas"))

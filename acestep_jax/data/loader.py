@@ -50,6 +50,7 @@ class DataConfig(Protocol):
     start_at: str
     timbre_share: float
     metadata_dropout: float
+    bare_share: float
     precomputed: tuple[str, ...]
     max_bad_share: float
 
@@ -121,6 +122,7 @@ def _spec(
         "timbre_frames": config.timbre_frames,
         "timbre_share": config.timbre_share,
         "metadata_dropout": config.metadata_dropout,
+        "bare_share": config.bare_share,
         "tasks": config.tasks,
         "repaint_share": config.repaint_share,
         "start_at": config.start_at,
@@ -136,15 +138,14 @@ def _spec(
 def _open_songs(
     config: DataConfig, seed: int, split: str, num_frames: int
 ) -> sources.Songs | sources.Synthetic:
-    if config.shards == "synthetic":
-        return sources.Synthetic(num_frames, seed=seed)
-    folders = sources.resolve_folders(config.shards)
-    if config.shard_weights and len(config.shard_weights) != len(folders):
-        raise ValueError(
-            f"data.shards names {len(folders)} folders and data.shard_weights has "
-            f"{len(config.shard_weights)} numbers; give one a folder, or none."
-        )
-    return sources.Songs(folders, split)
+    if config.shard_weights and config.shards != "synthetic":
+        folders, weights = sources.resolve_folders(config.shards), config.shard_weights
+        if len(weights) != len(folders):
+            raise ValueError(
+                f"data.shards names {len(folders)} folders and data.shard_weights has "
+                f"{len(weights)} numbers; give one a folder, or none."
+            )
+    return sources.open_songs(config.shards, split, seed=seed, num_frames=num_frames)
 
 
 class Batches:

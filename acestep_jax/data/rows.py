@@ -1,5 +1,6 @@
 """Batches whose rows are made on the spot, each from the seed and its number alone."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -8,7 +9,7 @@ import numpy as np
 BatchT = TypeVar("BatchT")
 
 
-class RowBatches(Generic[BatchT]):
+class RowBatches(abc.ABC, Generic[BatchT]):
     """An endless iterator over batches of numbered rows; a subclass makes a row.
 
     Batch n holds the rows from n times the batch's size on, so that it is the same however many
@@ -33,9 +34,9 @@ class RowBatches(Generic[BatchT]):
         self._kind, self._size, self._process = kind, batch_size, process
         self._position = 0
 
+    @abc.abstractmethod
     def row(self, number: int) -> Mapping[str, np.ndarray]:
         """Makes one row: the fields of a batch without B."""
-        raise NotImplementedError
 
     def __iter__(self) -> "RowBatches[BatchT]":
         return self

@@ -274,3 +274,17 @@ def _common_silence(folders: Sequence[pathlib.Path]) -> np.ndarray:
                 "differs. Prepare both with the same one."
             )
     return first
+
+
+def open_songs(spec: str, split: str, *, seed: int, num_frames: int = 128) -> Songs | Synthetic:
+    """Opens the songs of a split, or makes up the songs of a seed.
+
+    Args:
+      spec: folders as `resolve_folders` takes them, or "synthetic".
+      split: train, validation or test; made-up songs have none.
+      seed: of made-up songs.
+      num_frames: of the windows that made-up songs must have room for.
+    """
+    if spec == "synthetic":
+        return Synthetic(num_frames, seed=seed)
+    return Songs(resolve_folders(spec), split)

@@ -35,6 +35,9 @@ class ExampleSpec:
       timbre_frames: length of the reference (F).
       timbre_share: chance of a reference from elsewhere in the song; else it is silence.
       metadata_dropout: chance of each of bpm, key and metre to be left out of the prompt.
+      bare_share: chance of an example without caption, lyrics and reference, told by bpm, key and
+        metre alone. In a small collection caption and lyrics name the song, whose tempo and key a
+        model then knows by heart and need not read.
       tasks: (name, weight) pairs.
       repaint_share: shortest and longest span to repaint, as shares of the clip.
       states: take the prompts' states from the record: those of the whole song, whatever the clip.
@@ -49,6 +52,7 @@ class ExampleSpec:
     timbre_frames: int = 128
     timbre_share: float = 0.5
     metadata_dropout: float = 0.1
+    bare_share: float = 0.0
     tasks: tuple[tuple[str, float], ...] = (("text2music", 1.0),)
     repaint_share: tuple[float, float] = (0.1, 0.9)
     states: bool = False
@@ -87,7 +91,10 @@ def make_example(
     clip, frame_mask = crop(latents, std, start, spec.num_frames, silence, rng)
     end = start + int(frame_mask.sum())
     edit = _edit(record, task, clip, (start, end), spec, silence, rng)
-    text = _text(record, task, (start, end), spec, tokenizer, rng)
+    bare = spec.bare_share > 0 and rng.random() < spec.bare_share
+    if bare:
+        spec = dataclasses.replace(spec, timbre_share=0.0)
+    text = _text(record, task, (start, end), spec, tokenizer, rng, bare=bare)
     if spec.codes:
         text["codes"] = _codes(record, task, (start, end), spec)
     return {
@@ -216,6 +223,8 @@ def _text(
     spec: ExampleSpec,
     tokenizer: tokenizers.Tokenizer,
     rng: np.random.Generator,
+    *,
+    bare: bool,
 ) -> dict[str, np.ndarray]:
     """Tokenises the prompts of the clip; with `spec.states` those of the song, and their states."""
     caption = int(rng.integers(len(record.labels.captions)))
@@ -223,7 +232,8 @@ def _text(
     kept = rng.random(3) >= spec.metadata_dropout
     if spec.states:  # they hold all that is known of the song
         frames, kept = (0, len(record.latents)), np.ones(3, bool)
-    text, lyrics = prompts(record.labels, caption, frames, kept, instruction)
+    told = None if bare else caption
+    text, lyrics = prompts(record.labels, told, frames, kept, instruction)
     text_tokens, text_mask = tokenize(tokenizer, text, spec.text_tokens)
     lyric_tokens, lyric_mask = tokenize(tokenizer, lyrics, spec.lyric_tokens)
     fields = {
@@ -260,7 +270,7 @@ def _fit(states: np.ndarray, mask: np.ndarray, room: int) -> tuple[np.ndarray, n
 
 def prompts(
     labels: labels_lib.SongLabels,
-    caption: int,
+    caption: int | None,
     frames: tuple[int, int],
     kept: np.ndarray,
     instruction: str,
@@ -269,20 +279,22 @@ def prompts(
 
     Args:
       labels: of the song.
-      caption: number of the caption.
+      caption: number of the caption; None leaves caption and lyrics empty.
       frames: of the clip, [start, end).
       kept: [3] bool, whether bpm, key and metre are told.
       instruction: the task's sentence.
     """
     start, end = (frame / units.FRAME_RATE for frame in frames)
     text = prompt.caption_prompt(
-        labels.captions[caption],
+        "" if caption is None else labels.captions[caption],
         instruction=instruction,
         bpm=labels.bpm if kept[0] else None,
         keyscale=labels.keyscale if kept[1] else None,
         timesignature=labels.timesignature if kept[2] else None,
         duration=end - start,
     )
+    if caption is None:
+        return text, prompt.lyric_prompt("")
     return text, prompt.lyric_prompt(clip_lyrics(labels, start, end), labels.language)
 
 

@@ -169,12 +169,8 @@ def make_book(config: GrpoPlanner, vocabulary: Vocabulary) -> Book:
 
 def open_briefs(config: GrpoPlanner, book: Book, split: str) -> BriefBatches:
     """Opens the songs of a split as prompts."""
-    if config.data.shards == "synthetic":
-        songs: Any = sources.Synthetic(128, seed=config.seed)
-    else:
-        songs = sources.Songs(sources.resolve_folders(config.data.shards), split)
     return BriefBatches(
-        songs,
+        sources.open_songs(config.data.shards, split, seed=config.seed),
         book,
         brief_spec(config),
         seed=config.seed + (split != "train"),

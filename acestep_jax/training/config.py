@@ -66,6 +66,8 @@ class Data:
     repaint_share: tuple[float, float] = (0.1, 0.9)  # shortest and longest span, of the clip
     timbre_share: float = 0.5  # chance of a timbre reference from elsewhere in the song
     metadata_dropout: float = 0.1  # chance that bpm, key or metre is left out of the prompt
+    # Chance that bpm, key and metre alone tell an example: no caption, lyrics or timbre reference
+    bare_share: float = 0.0
     start_at: Literal["anywhere", "chords"] = "anywhere"  # where clips begin, if chords are known
     # What the shards hold ready and is taken from there: states (of whole-song prompts, by a frozen
     # text encoder), codes (of the sources of covers)
@@ -75,7 +77,7 @@ class Data:
     def __post_init__(self) -> None:
         require(self.batch_size > 0, f"data.batch_size={self.batch_size} must be positive.")
         require(self.num_frames > 0, f"data.num_frames={self.num_frames} must be positive.")
-        for name in ("timbre_share", "metadata_dropout", "max_bad_share"):
+        for name in ("timbre_share", "metadata_dropout", "bare_share", "max_bad_share"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"data.{name}={value} must lie in [0, 1].")
         self._check_mixture()
@@ -96,6 +98,10 @@ class Data:
         require(
             "states" not in self.precomputed or {n for n, w in self.tasks if w} == {"text2music"},
             "data.precomputed=states are those of text2music prompts; leave other tasks out.",
+        )
+        require(
+            "states" not in self.precomputed or not self.bare_share,
+            "data.precomputed=states are those of whole prompts; leave data.bare_share at 0.",
         )
         low, high = self.repaint_share
         require(

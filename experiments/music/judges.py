@@ -25,7 +25,7 @@ from acestep_jax.data.songs import harmony
 
 PITCH_CLASSES = harmony.KEY_NAMES
 MODES = ("major", "minor")
-KEYS = tuple(f"{tonic} {mode}" for mode in MODES for tonic in PITCH_CLASSES)
+KEYS = harmony.KEYS
 
 _WINDOW = 32768  # 0.68 s: half a semitone apart at 50 Hz
 _HOP = _WINDOW // 4

@@ -269,6 +269,26 @@ def test_metadata_is_left_out_as_often_as_asked(folder):
     assert all("duration: 1 seconds" in text for text in texts)
 
 
+def test_bare_examples_are_told_by_their_metadata_alone(folder):
+    record = sources.Songs([folder], "train").record(2)
+    tokenizer = transforms.load_tokenizer(loader.NANO_TOKENIZER)
+    spec = transforms.ExampleSpec(
+        num_frames=FRAMES, bare_share=0.5, timbre_share=1.0, timbre_frames=4
+    )
+    rng, silence = np.random.default_rng(0), np.zeros((1, CHANNELS), np.float32)
+    examples = [
+        transforms.make_example(record, 0, spec, silence, tokenizer, rng) for _ in range(200)
+    ]
+    texts = [tokenizer.decode(example["text_tokens"].tolist()) for example in examples]
+    bare = np.array(["# Caption\n\n" in text for text in texts])
+    assert bare.mean() == pytest.approx(0.5, abs=0.11)  # three standard errors
+    assert sum(f"bpm: {record.labels.bpm}" in text for text in texts) > 150
+    for example, empty in zip(examples, bare, strict=True):
+        lyrics = tokenizer.decode(example["lyric_tokens"].tolist())
+        assert not empty or lyrics == "# Languages\nunknown\n\n# Lyric\n"
+        assert empty == (not example["timbre_latents"].any())
+
+
 def test_synthetic_songs_need_no_files_and_follow_their_captions():
     data = config_lib.Data(shards="synthetic", batch_size=4, num_frames=FRAMES)
     first, again = (next(loader.make_batches(data, seed=3)) for _ in range(2))

@@ -14,6 +14,7 @@ from acestep_jax.data.songs import notation
 
 KEY_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 """Tonics by semitone above C, spelled within the 70 key names that the release knows."""
+KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in KEY_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
