@@ -234,10 +234,11 @@ def main(config: Distill) -> None:
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = game_lib.place(config, loaded.params, mesh)
         batches = cached_songs.open_batches(game, frozen, mesh, run.workdir)
-        init = functools.partial(game_lib.make_state, game, frozen["teacher"])
+        init = functools.partial(game_lib.make_state, game)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        steps = Steps(*map(run.counted, make_steps(game, shardings(jax.eval_shape(init)))))
+        state, start = run.restore_or_init(init, shardings, batches, (frozen["teacher"],))
+        places = shardings(jax.eval_shape(init, frozen["teacher"]))
+        steps = Steps(*map(run.counted, make_steps(game, places)))
         listener = listen.open_listener(config, game.networks, mesh)
 
         for step in run.steps(start):

@@ -173,12 +173,11 @@ def flow_loss(
 
 
 def make_state(config: TrainDiT, trained: Params) -> TrainState:
-    """Makes the state before the first step; copies, as training donates what it holds."""
+    """Makes the state before the first step."""
     optimizer = optim.make_optimizer(config.optimizer, config.num_steps, trained)
-    params = {"model": jax.tree.map(jnp.copy, trained)}
     settings = {"model": config.optimizer}
     key = jax.random.key(config.seed)
-    return state_lib.init_state(key, params, {"model": optimizer}, settings)
+    return state_lib.init_state(key, {"model": trained}, {"model": optimizer}, settings)
 
 
 def make_train_step(
@@ -357,11 +356,12 @@ def main(config: TrainDiT) -> None:
     setting = Setting(config, loaded.networks, silence if config.covers else None)
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
-        init = functools.partial(make_state, config, trained)
+        frozen = mesh_lib.place_params(frozen, mesh)
+        trained = mesh_lib.place_params(trained, mesh)
+        init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        places = shardings(jax.eval_shape(init))
+        state, start = run.restore_or_init(init, shardings, batches, (trained,))
+        places = shardings(jax.eval_shape(init, trained))
         train_step = run.counted(make_train_step(setting, trained, places))
         held_out = make_held_out(setting, frozen, mesh)
         listener = listen.open_listener(config, setting.networks, mesh, setting.silence_latent)

@@ -358,11 +358,12 @@ def main(config: GrpoDiT) -> None:
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = separate(config, loaded.params)
-        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
-        init = functools.partial(make_state, setting, frozen["start"])
+        frozen = mesh_lib.place_params(frozen, mesh)
+        init = functools.partial(make_state, setting)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        steps = Steps(*map(run.counted, make_steps(setting, shardings(jax.eval_shape(init)))))
+        state, start = run.restore_or_init(init, shardings, batches, (frozen["start"],))
+        places = shardings(jax.eval_shape(init, frozen["start"]))
+        steps = Steps(*map(run.counted, make_steps(setting, places)))
         held_out = make_held_out(setting, frozen, read, mesh)
 
         for step in run.steps(start):

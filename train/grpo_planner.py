@@ -333,10 +333,11 @@ def main(config: GrpoPlanner) -> None:
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         others = None if scorer is None else scorer.params
         frozen = freeze(config, begin.network.params, others, book, mesh)
-        init = functools.partial(make_state, config, trained)
+        trained = mesh_lib.place_params(trained, mesh)
+        init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        places = shardings(jax.eval_shape(init))
+        state, start = run.restore_or_init(init, shardings, batches, (trained,))
+        places = shardings(jax.eval_shape(init, trained))
         steps = Steps(*map(run.counted, make_steps(setting, places)))
         held_out = make_held_out(setting, frozen, book, mesh)
 

@@ -210,11 +210,11 @@ def main(config: TrainLoRA) -> None:
     fresh = init_adapters(jax.random.key(config.seed), loaded.params["dit"])
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
-        init = functools.partial(dit.make_state, config, fresh)
+        frozen = mesh_lib.place_params(frozen, mesh)
+        init = functools.partial(dit.make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        places = shardings(jax.eval_shape(init))
+        state, start = run.restore_or_init(init, shardings, batches, (fresh,))
+        places = shardings(jax.eval_shape(init, fresh))
         loss = functools.partial(adapter_loss, config)
         train_step = run.counted(dit.make_train_step(setting, fresh, places, loss))
         measure = make_measure(config, setting, frozen, mesh)
@@ -235,7 +235,7 @@ def main(config: TrainLoRA) -> None:
         folder = save(config, setting.networks.config, adapters, run.workdir)
         logging.warning("Adapters saved in %s.", folder)
         # fresh adapters change no bit (tests/nn/test_lora.py), and share the compiled program
-        untrained = mesh_lib.place(fresh, mesh_lib.parameter_shardings(fresh, mesh))
+        untrained = mesh_lib.place_params(fresh, mesh)
         before, after = measure(untrained), measure(adapters)
         run.metrics.note(config.num_steps, after | {f"base/{k}": v for k, v in before.items()})
         _say(before, after)

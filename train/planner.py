@@ -251,11 +251,12 @@ def main(config: TrainPlanner) -> None:
     batches = open_batches(config, vocabulary, "train")
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
-        init = functools.partial(make_state, config, trained)
+        frozen = mesh_lib.place_params(frozen, mesh)
+        trained = mesh_lib.place_params(trained, mesh)
+        init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        places = shardings(jax.eval_shape(init))
+        state, start = run.restore_or_init(init, shardings, batches, (trained,))
+        places = shardings(jax.eval_shape(init, trained))
         train_step = run.counted(make_train_step(setting, trained, places))
         held_out = make_held_out(setting, vocabulary, frozen, mesh)
 

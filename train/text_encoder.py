@@ -181,11 +181,11 @@ def hits(logits: dict[str, Array], batch: FactBatch) -> Metrics:
 
 
 def make_state(config: TrainTextEncoder, trained: Params) -> TrainState:
-    """Makes the state before the first step; copies, as training donates what it holds."""
+    """Makes the state before the first step."""
     optimizer = optim.make_optimizer(config.optimizer, config.num_steps, trained)
-    params = {"reader": jax.tree.map(jnp.copy, trained)}
     key = jax.random.key(config.seed)
-    return state_lib.init_state(key, params, {"reader": optimizer}, {"reader": config.optimizer})
+    settings = {"reader": config.optimizer}
+    return state_lib.init_state(key, {"reader": trained}, {"reader": optimizer}, settings)
 
 
 def make_train_step(
@@ -283,10 +283,11 @@ def main(config: TrainTextEncoder) -> None:
     batches = open_batches(config, "train")
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        init = functools.partial(make_state, config, trained)
+        trained = mesh_lib.place_params(trained, mesh)
+        init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        places = shardings(jax.eval_shape(init))
+        state, start = run.restore_or_init(init, shardings, batches, (trained,))
+        places = shardings(jax.eval_shape(init, trained))
         train_step = run.counted(make_train_step(setting, trained, places))
         held_out = make_held_out(setting, mesh)
 

@@ -259,11 +259,11 @@ def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
     frozen = models.cast(frozen, config.model.frozen_dtype)
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
-        init = functools.partial(make_state, config, params)
+        frozen = mesh_lib.place_params(frozen, mesh)
+        init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, shardings, batches)
-        places, shapes = shardings(jax.eval_shape(init)), jax.eval_shape(lambda: params)
+        state, start = run.restore_or_init(init, shardings, batches, (params,))
+        places, shapes = shardings(jax.eval_shape(init, params)), jax.eval_shape(lambda: params)
         evaluate, steps = hints_lib.make_evaluate(setting), {}
         listener = hints_lib.open_listener(setting, mesh)
 

@@ -357,12 +357,12 @@ def main(config: TrainVAE) -> None:
     mesh, networks = mesh_lib.make_mesh(config.mesh), build_networks(config)
     batches, held_out = load_audio(config, networks.vae.config.hop)
     clips = np.concatenate([batches.batch(i) for i in range(-(-_START_CLIPS // batches.size))])
-    init = jax.jit(functools.partial(init_state, config, networks, clips))
+    init = functools.partial(init_state, config, networks)
     compiled: dict[tuple, Callable] = {}
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         places = functools.partial(mesh_lib.state_shardings, mesh=mesh)
-        state, start = run.restore_or_init(init, places, batches)
+        state, start = run.restore_or_init(init, places, batches, (clips,))
         for step in run.steps(start):
             phase = config.phase_at(step)
             critic = phase.adversarial and step % 2 == 0  # the two players alternate

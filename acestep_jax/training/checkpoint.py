@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
 
-from acestep_jax.training import checksums, mesh, processes
+from acestep_jax.training import checksums, processes
 from acestep_jax.training.optim import path_name
 from acestep_jax.training.state import TrainState
 from acestep_jax.typing import Params
@@ -164,18 +164,20 @@ class Checkpoints:
 
     def restore_or_init(
         self,
-        init: Callable[[], TrainState],
+        init: Callable[..., TrainState],
         shardings: Callable[[TrainState], TrainState] | None = None,
         batches: Batches | None = None,
+        source: tuple[Any, ...] = (),
     ) -> tuple[TrainState, int]:
         """Restores the newest whole checkpoint, or makes the first state.
 
         Args:
-          init: makes the state before the first step; traced for its shapes, called only if
-            there is no checkpoint.
+          init: makes the state before the first step from `source`; traced for its shapes, and
+            compiled if there is no checkpoint, so that each device makes its own share alone.
           shardings: the placement of a state, given its shapes; the first device by default. It
             need not be the one that the checkpoint was saved from.
           batches: set to its saved position.
+          source: arrays that the state starts from, such as loaded parameters.
 
         Returns:
           The state and the number of steps done.
@@ -183,11 +185,11 @@ class Checkpoints:
         Raises:
           CheckpointError: if all checkpoints are damaged, or the newest has other shapes.
         """
-        shapes = jax.eval_shape(init)
+        shapes = jax.eval_shape(init, *source)
         places = shardings(shapes) if shardings else jax.tree.map(lambda _: _first_device(), shapes)
         step = self._newest_whole()
         if step is None:
-            return mesh.place(init(), places), 0
+            return _make(init, source, places if shardings else None), 0
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
         )
@@ -343,6 +345,17 @@ def _quieten_orbax() -> None:
 
 def _not_from_orbax(record: Any) -> bool:
     return "orbax" not in pathlib.Path(record.pathname).parts
+
+
+def _make(
+    init: Callable[..., TrainState], source: tuple[Any, ...], places: TrainState | None
+) -> TrainState:
+    """Makes a state where it will stay: made eagerly it would lie whole on every device first."""
+    if jax.process_count() > 1:  # what a process has to itself is the same on all: a host's array
+        source = jax.tree.map(
+            lambda x: np.asarray(x) if getattr(x, "is_fully_addressable", True) else x, source
+        )
+    return jax.jit(init, out_shardings=places)(*source)
 
 
 def _first_device() -> SingleDeviceSharding:

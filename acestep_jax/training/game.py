@@ -61,7 +61,7 @@ def separate(config: Distill, params: Params) -> Params:
 def place(config: Distill, params: Params, mesh: jax.sharding.Mesh) -> Params:
     """Separates what is frozen and puts it on the mesh."""
     frozen = separate(config, params)
-    return mesh_lib.place(frozen, mesh_lib.parameter_shardings(frozen, mesh))
+    return mesh_lib.place_params(frozen, mesh)
 
 
 def make_state(game: Game, teacher: Params) -> TrainState:

@@ -1,7 +1,7 @@
 """What surrounds the steps of every run: folder, log, checkpoints, signals, profiler.
 
     with loop.Loop(config) as run:
-        state, start = run.restore_or_init(init, shardings, batches)
+        state, start = run.restore_or_init(init, shardings, batches, source=(trained,))
         for step in run.steps(start):
             state, metrics = train_step(state, next(batches))
             run.end_step(step, state, metrics, batches)
@@ -87,12 +87,13 @@ class Loop:
 
     def restore_or_init(
         self,
-        init: Callable[[], TrainState],
+        init: Callable[..., TrainState],
         shardings: Callable[[TrainState], TrainState] | None = None,
         batches: checkpoint_lib.Batches | None = None,
+        source: tuple[Any, ...] = (),
     ) -> tuple[TrainState, int]:
         """Resumes or begins, as `Checkpoints.restore_or_init`, and opens the log there."""
-        state, start = self.checkpoints.restore_or_init(init, shardings, batches)
+        state, start = self.checkpoints.restore_or_init(init, shardings, batches, source)
         self._metrics = metrics_lib.Metrics(
             self.workdir,
             num_steps=self.config.num_steps,

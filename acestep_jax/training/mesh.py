@@ -29,7 +29,8 @@ __all__ = [
     "place_batch",
     "replicated",
 ]
-__all__ += ["own_share", "parameter_shardings", "place", "sharded_bytes", "state_shardings"]
+__all__ += ["own_share", "parameter_shardings", "place", "place_params", "sharded_bytes"]
+__all__ += ["state_shardings"]
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -204,6 +205,11 @@ def place(tree: Any, shardings: Any) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(put, tree, shardings)
+
+
+def place_params(params: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Puts parameters that every process holds whole where the rules want them."""
+    return place(params, parameter_shardings(params, mesh))
 
 
 def sharded_bytes(tree: Any, shardings: Any) -> tuple[int, int]:

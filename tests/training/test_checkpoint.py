@@ -12,6 +12,7 @@ import pytest
 from acestep_jax.training import checkpoint
 from acestep_jax.training import config as config_lib
 from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import state as state_lib
 from tests.training import toy_run
 
 CONFIG = toy_run.Toy(
@@ -48,6 +49,38 @@ def restore(workdir, mesh_config=CONFIG.mesh, config=CONFIG):
     state, start = checkpoints.restore_or_init(init, place, batches)
     checkpoints.close()
     return state, start, batches
+
+
+def test_a_first_state_is_made_where_it_stays(tmp_path):
+    # eager code under a mesh makes every array whole on every device
+    mesh = mesh_lib.make_mesh(config_lib.Mesh(fsdp=8))
+    shapes = jax.eval_shape(toy_run.make_init(CONFIG)[0])
+    source = mesh_lib.place_params(
+        {"net": toy_run.init_params(jax.random.key(0), CONFIG.width)}, mesh
+    )
+    made = []
+
+    def init(params):
+        made.append(jax.tree.map(lambda x: isinstance(x, jax.core.Tracer), params))
+        optimizer = toy_run.make_init(CONFIG)[1]
+        key = jax.random.key(CONFIG.seed)
+        return state_lib.init_state(key, params, {"net": optimizer}, {"net": CONFIG.net})
+
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    place = functools.partial(mesh_lib.state_shardings, mesh=mesh)
+    with jax.set_mesh(mesh):
+        state, start = checkpoints.restore_or_init(init, place, source=(source,))
+    checkpoints.close()
+    assert start == 0 and made and all(jax.tree.leaves(made))
+    wanted = jax.tree.leaves(place(shapes))
+    for leaf, sharding in zip(jax.tree.leaves(state), wanted, strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    moments = state.optimizer["net"]
+    shared = [x for x in jax.tree.leaves(moments) if x.addressable_shards[0].data.size < x.size]
+    assert len(shared) >= 4  # two moments of two kernels
+    np.testing.assert_array_equal(
+        state.params["net"]["up_proj"]["kernel"], source["net"]["up_proj"]["kernel"]
+    )
 
 
 @pytest.mark.parametrize(
