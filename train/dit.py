@@ -8,6 +8,8 @@ subtracts; source latents and edit mask are never dropped. Padded frames count, 
 release (`masked_loss=true` leaves them out). Text2music, repainting and the other tasks differ in
 the batch alone: in source, mask and instruction; covers read their source through the 5 Hz codes
 (`covers=true`). A curriculum is a list of phases with songs, tasks and lengths of their own.
+`emphasis` weighs the last channels of the latents more, where an autoencoder keeps there what a
+model is slow to learn (the levels of configs/nano/vae_levels.py, in which beats show).
 
 With `mean_flow.share` a part of the items trains the average velocity over [r, t] (ops/meanflow.py)
 
@@ -111,11 +113,36 @@ def average_field(setting: Setting, params: Params, scene: Scene) -> meanflow.Av
     return average
 
 
-def velocity_errors(setting: Setting, parts: Params, scene: Scene, t: Array, noise: Array) -> Array:
-    """Evaluates the squared velocity error of every frame at times t [B]: [B, T]."""
+def channel_weights(emphasis: tuple[int, float], channels: int) -> Array | None:
+    """Gives the weights [C], of mean 1, of an emphasis on the last channels; None for none."""
+    count, weight = emphasis
+    if not count:
+        return None
+    weights = jnp.where(jnp.arange(channels) < channels - count, 1.0, weight)
+    return weights / jnp.mean(weights)
+
+
+def velocity_errors(
+    setting: Setting,
+    parts: Params,
+    scene: Scene,
+    t: Array,
+    noise: Array,
+    weights: Array | None = None,
+) -> Array:
+    """Evaluates the squared velocity error of every frame at times t [B]: [B, T].
+
+    Args:
+      setting: configuration and modules.
+      parts: all parameters.
+      scene: the encoded batch.
+      t: [B], training times.
+      noise: [B, T, C].
+      weights: [C] of the channels, see `channel_weights`.
+    """
     velocity = scene_lib.field(setting.networks, parts["dit"], scene)
     predicted = velocity(flow.interpolate(scene.real, noise, t), t)
-    return losses.squared_error(predicted, flow.velocity_target(scene.real, noise))
+    return losses.squared_error(predicted, flow.velocity_target(scene.real, noise), weights)
 
 
 def average_errors(
@@ -159,7 +186,8 @@ def flow_loss(
         loss = jnp.mean(weight * per_item)
         metrics = {"loss/weighted": loss, "error/interval": losses.masked_mean(per_item, r < t)}
     else:
-        errors = velocity_errors(setting, parts, scene, t, noise)
+        weights = channel_weights(config.emphasis, noise.shape[-1])
+        errors = velocity_errors(setting, parts, scene, t, noise, weights)
         loss, metrics = losses.masked_mean(errors, mask), {}
     per_item, at_once = jnp.mean(errors, axis=1), r == t
     return loss, metrics | {

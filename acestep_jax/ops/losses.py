@@ -8,10 +8,17 @@ import jax.numpy as jnp
 from acestep_jax.typing import Array
 
 
-def squared_error(predicted: Array, target: Array) -> Array:
-    """Averages (predicted - target)^2 over channels: [B, T, C] -> [B, T], in float32."""
+def squared_error(predicted: Array, target: Array, weights: Array | None = None) -> Array:
+    """Averages (predicted - target)^2 over channels: [B, T, C] -> [B, T], in float32.
+
+    Args:
+      predicted, target: of one shape.
+      weights: [C], of mean 1, a weight for every channel; None weighs all alike.
+    """
     difference = predicted.astype(jnp.promote_types(predicted.dtype, jnp.float32)) - target
-    return jnp.mean(difference**2, axis=-1)
+    if weights is None:
+        return jnp.mean(difference**2, axis=-1)
+    return jnp.mean(weights[None, None] * difference**2, axis=-1)
 
 
 def velocity_loss(predicted: Array, target: Array, frame_mask: Array | None = None) -> Array:

@@ -97,6 +97,27 @@ def test_the_loss_counts_padding_only_as_the_release_does(parts):
     assert losses[False][1] > 100 * losses[False][0]
 
 
+def test_an_emphasis_weighs_the_last_channels_and_keeps_the_mean(parts):
+    trained, frozen = parts
+    batch, key = toys.batch(), jax.random.key(0)
+    channels = batch.latents.shape[-1]
+
+    def loss(*emphasis):
+        config = dataclasses.replace(CONFIG, emphasis=emphasis)
+        setting = SETTING._replace(config=config)
+        return float(dit.flow_loss(trained, setting, frozen, batch, key)[0])
+
+    whole, last = loss(0, 1.0), loss(channels // 2, 1e9)
+    first = 2 * whole - last  # the mean of both halves is the whole
+    weighted = (first + 3 * last) / 4
+    assert loss(channels // 2, 3.0) == pytest.approx(weighted, rel=1e-4)
+    assert loss(channels, 5.0) == pytest.approx(whole, rel=1e-5)
+    assert abs(last - whole) > 1e-3
+    for wrong in ((-1, 2.0), (3, 0.0)):
+        with pytest.raises(ValueError, match=r"emphasis=.* a positive weight"):
+            dataclasses.replace(CONFIG, emphasis=wrong)
+
+
 def test_evaluations_of_the_same_weights_agree_and_cover_every_level(parts):
     trained, frozen = parts
     config = dataclasses.replace(CONFIG, eval_prompts=True)

@@ -60,6 +60,8 @@ class TrainDiT(Run):
     time_law: Literal["max2", "single", "uniform", "turbo"] = "max2"
     mean_flow: MeanFlow = MeanFlow()
     condition_dropout: float = 0.15  # chance that an item trains the null condition
+    # (how many of the last channels, weight beside the others' 1); (0, 1.0) weighs all alike
+    emphasis: tuple[int, float] = (0, 1.0)
     masked_loss: bool = False  # leave padded frames out of the loss; the release counts them
     covers: bool = False  # pass sources of covers through the 5 Hz codes (a trained tokenizer)
     eval_batches: int = 4  # batches of the held-out split an evaluation averages
@@ -71,6 +73,15 @@ class TrainDiT(Run):
         require(
             0 <= self.condition_dropout < 1,
             f"condition_dropout={self.condition_dropout} must lie in [0, 1).",
+        )
+        count, weight = self.emphasis
+        require(
+            count >= 0 and weight > 0,
+            f"emphasis={self.emphasis} must be a count of 0 or more and a positive weight.",
+        )
+        require(
+            not (count and self.mean_flow.on),
+            "mean_flow weighs items by their errors already; leave emphasis at (0, 1.0).",
         )
         for pattern in self.trained:
             require_pattern(pattern)
