@@ -28,7 +28,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from acestep_jax.ops import fused, masks
+from acestep_jax.ops import backends, fused, masks
 from acestep_jax.typing import Array
 
 IMPLEMENTATIONS = (
@@ -152,7 +152,7 @@ def _choose(
     if not offset_free or length == 1:
         return "reference"
     if name == "auto":
-        fast = _choose_for_device(jax.default_backend(), q, k, window, causal)
+        fast = _choose_for_device(backends.current(), q, k, window, causal)
         if fast is not None:
             return fast
     if window is not None and length > 4 * window:

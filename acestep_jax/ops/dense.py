@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.ops import backends
 from acestep_jax.typing import Array
 
 _FEW_ROWS = 64
@@ -31,6 +32,6 @@ def _dense_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
 
 
 def _turned(x: Array, kernel: Array) -> Array:
-    if jax.default_backend() != "cpu" or math.prod(x.shape[:-1]) < _FEW_ROWS:
+    if backends.current() != "cpu" or math.prod(x.shape[:-1]) < _FEW_ROWS:
         return dense(x, kernel)
     return jnp.einsum("...D,FD->...F", x, jax.lax.optimization_barrier(kernel.T))

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from acestep_jax.ops import backends
 from acestep_jax.typing import Array
 
 _PACKED = 4
@@ -105,7 +106,7 @@ def spans(path: Path, num_rows: int) -> tuple[Array, Array]:
 
 def _group_size(batch: int, at_once: int | None) -> int:
     if at_once is None:
-        at_once = _SONGS_AT_ONCE if jax.default_backend() == "cpu" else batch
+        at_once = _SONGS_AT_ONCE if backends.current() == "cpu" else batch
     return max(1, min(at_once, batch))
 
 

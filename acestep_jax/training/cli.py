@@ -26,7 +26,7 @@ from absl import app, flags, logging
 
 from acestep_jax import compilation
 from acestep_jax.training import config as config_lib
-from acestep_jax.training import files, processes
+from acestep_jax.training import files, processes, topologies
 from acestep_jax.training.checkpoint import CheckpointError
 from acestep_jax.training.metrics import NonFiniteLoss
 from acestep_jax.training.overrides import ConfigError, describe, override
@@ -89,19 +89,26 @@ def define_flags(values: flags.FlagValues = FLAGS) -> None:
     flags.DEFINE_integer(
         "devices", 8, "How many devices are simulated, with --dry_run.", flag_values=values
     )
+    flags.DEFINE_string(
+        "topology",
+        "",
+        "TPUs to compile for in their place, such as v5p:2x2x2; needs libtpu, but no TPU.",
+        flag_values=values,
+    )
 
 
 def run(
     main: Callable[[Any], None],
     default_config: str | None = None,
-    rehearse: Callable[[Any], Any] | None = None,
+    rehearse: Callable[..., Any] | None = None,
 ) -> None:
     """Runs `main(config)` with the configuration that the command line asks for.
 
     Args:
       main: the training script's entry; it finds its folder in `config.workdir`.
       default_config: the file to use without `--config`.
-      rehearse: what `--dry_run` calls in place of it, on simulated devices.
+      rehearse: what `--dry_run` calls in place of it, with the devices of `--topology` or None
+        for simulated ones.
     """
     define_flags()
 
@@ -117,7 +124,8 @@ def run(
             print(describe(config))
             return
         if FLAGS.dry_run:
-            _simulate_devices(rehearse)(config)
+            with plain_errors():
+                _rehearse(rehearse, config)
             return
         compilation.enable_cache()
         with plain_errors():
@@ -128,13 +136,13 @@ def run(
     app.run(absl_main)
 
 
-def _simulate_devices(rehearse: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    """Turns this machine into `--devices` processors, before JAX looks for others."""
+def _rehearse(rehearse: Callable[..., Any] | None, config: Any) -> None:
+    """Turns this machine into `--devices` processors, or thinks of TPUs, and compiles for them."""
     if rehearse is None:
         raise app.UsageError("this trainer has no --dry_run; train.distill has one.")
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", "cpu")  # before JAX looks for devices
     jax.config.update("jax_num_cpu_devices", FLAGS.devices)
-    return rehearse
+    rehearse(config, topologies.describe(FLAGS.topology) if FLAGS.topology else None)
 
 
 def join_processes() -> None:

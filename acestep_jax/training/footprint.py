@@ -27,6 +27,8 @@ _FUSED = re.compile(
     r"slice|sqrt|square|squeeze|stop_gradient|sub|tan|tanh|transpose|xor"
 )
 """Primitives whose results are computed where they are read."""
+_VIEW = re.compile(r"expand_dims|reshape|squeeze|stop_gradient")
+"""Primitives whose results are their operands, seen otherwise."""
 _REDUCTION = re.compile(r"reduce_\w+|argmax|argmin")
 """Primitives that make an array and read what is computed there and then."""
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -75,7 +77,8 @@ class Shares:
     def __call__(self, shape: tuple[int, ...]) -> int:
         if shape in self.parameters:
             return self.parameters[shape]
-        held = any(size % self.batch == 0 for size in shape[:2] if size)
+        # behind at most the axes of two scans
+        held = any(size % self.batch == 0 for size in shape[:3] if size)
         return self.devices if held else 1
 
 
@@ -85,6 +88,8 @@ def parameter_shares(params: Any, places: Any) -> dict[tuple[int, ...], int]:
     for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
         local = math.prod(place.shard_shape(leaf.shape))
         found[leaf.shape] = leaf.size // max(local, 1)
+        if leaf.ndim > 2:  # a layer of a stack
+            found.setdefault(leaf.shape[1:], found[leaf.shape])
     return found
 
 
@@ -135,7 +140,9 @@ def opened(jaxpr: Any, given: Sequence[Value]) -> tuple[list[Operation], list[Va
     operations: list[Operation] = []
     for eqn in jaxpr.eqns:
         inner = _called(eqn)
-        if inner is None:
+        if _VIEW.fullmatch(eqn.primitive.name) and not _is_literal(eqn.invars[0]):
+            makes = (values[eqn.invars[0]],)
+        elif inner is None:
             makes = tuple(Value(var.aval) for var in eqn.outvars)
             reads = tuple(values[var] for var in eqn.invars if not _is_literal(var))
             carried = _carried(eqn, values, makes)
@@ -235,7 +242,21 @@ def _inside(step: Operation, shares: Shares) -> int:
         for entry in (value if isinstance(value, tuple | list) else (value,))
         if hasattr(getattr(entry, "jaxpr", entry), "eqns")
     ]
-    return max(inner, default=0)
+    return max(inner, default=0) + _gathered(step, shares)
+
+
+def _gathered(step: Operation, shares: Shares) -> int:
+    """Gives the bytes of the parameters that a turn of a loop over layers gathers, whole."""
+    if step.name != "scan":
+        return 0
+    layers = step.params["jaxpr"].jaxpr.invars[
+        step.params["num_consts"] + step.params["num_carry"] :
+    ]
+    return sum(
+        math.prod(var.aval.shape) * np.dtype(var.aval.dtype).itemsize
+        for var in layers
+        if shares.parameters.get(tuple(var.aval.shape), 1) > 1
+    )
 
 
 def _bytes(aval: Any, shares: Shares) -> int:

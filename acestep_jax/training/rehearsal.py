@@ -1,11 +1,14 @@
 """A distillation before it begins: every step compiled for its mesh, from shapes alone.
 
     python -m train.distill --config configs/turbo/distill.py --dry_run --devices 8
+    python -m train.distill --config configs/turbo/distill.py --dry_run --topology v5p:2x2x2
 
-On simulated devices, without a parameter made or a file read. Printed are the bytes that each
-device will hold, computed beforehand (parameters, optimizer, frozen networks, activations); then,
-step by step, what the compiler says it will take, the floating-point operations of one call, the
-bytes that each device receives from others, and how often the DiT runs.
+On simulated devices or for TPUs that are not there (topologies.py), without a parameter made or a
+file read. Printed are the bytes that each device will hold, computed beforehand (parameters,
+optimizer, frozen networks, activations); then, step by step, what the compiler says it will take,
+the floating-point operations of one call, the bytes that each device receives from others, and how
+often the DiT runs. XLA computes 16-bit floats as float32 on processors: there its figure is that of
+a run in float32.
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ import numpy as np
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn.config import ModelConfig
+from acestep_jax.ops import backends
 from acestep_jax.training import collectives, flops, footprint, models
 from acestep_jax.training import game as game_lib
 from acestep_jax.training import mesh as mesh_lib
@@ -226,19 +230,23 @@ def forwards(text: str) -> int:
     return sum(bool(products.search(line) and _FORWARD.search(line)) for line in text.splitlines())
 
 
-def rehearse(make_steps: Callable[..., Any], config: Distill) -> list[Stage]:
+def rehearse(
+    make_steps: Callable[..., Any], config: Distill, devices: Sequence[jax.Device] | None = None
+) -> list[Stage]:
     """Prints what a run will take, and gives its steps.
 
     Args:
       make_steps: (game, places) -> `train.distill.Steps`.
       config: the run; weights are not read, its presets give the sizes.
+      devices: to compile for, those of this machine by default.
     """
     # not the attention of this processor, which takes one head of one song after another
     model = dataclasses.replace(config.model, weights="", attention="portable")
     config = dataclasses.replace(config, model=model)
-    mesh = mesh_lib.make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        run = place(shapes(config), mesh)
+    mesh = mesh_lib.make_mesh(config.mesh, devices)
+    named = shapes(config)
+    with jax.set_mesh(mesh), backends.assume(mesh.devices.flat[0].platform):
+        run = place(named, mesh)
         places = jax.tree.map(lambda x: x.sharding, run.state)
         stages = compile_steps(make_steps(run.game, places), run, mesh)
     report(config.name, mesh, resident(run), stages)

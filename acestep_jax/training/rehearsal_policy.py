@@ -8,11 +8,12 @@ operations and bytes received: a planner's rollout shows those of one token.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from acestep_jax.ops import backends
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import rehearsal
 from acestep_jax.training.rehearsal import Stage
@@ -37,17 +38,20 @@ class Described(NamedTuple):
     make_steps: Callable[[TrainState], Any]
 
 
-def rehearse(describe: Callable[[Any], Described], config: Any) -> list[Stage]:
+def rehearse(
+    describe: Callable[[Any], Described], config: Any, devices: Sequence[jax.Device] | None = None
+) -> list[Stage]:
     """Prints what a run will take, and gives its steps.
 
     Args:
       describe: a configuration -> its run; no parameter is made and no weights are read.
       config: the run.
+      devices: to compile for, those of this machine by default.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
-    mesh = mesh_lib.make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        run = describe(config)
+    mesh = mesh_lib.make_mesh(config.mesh, devices)
+    run = describe(config)
+    with jax.set_mesh(mesh), backends.assume(mesh.devices.flat[0].platform):
         places = mesh_lib.state_shardings(run.state, mesh)
         state = rehearsal.placed(run.state, places)
         frozen = rehearsal.placed(run.frozen, run.frozen_places(mesh))

@@ -60,4 +60,4 @@ def test_forward_passes_are_told_from_backward_ones():
 
 def test_a_trainer_without_a_rehearsal_says_so():
     with pytest.raises(app.UsageError, match="no --dry_run"):
-        cli._simulate_devices(None)
+        cli._rehearse(None, None)
