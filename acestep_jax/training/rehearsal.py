@@ -183,6 +183,7 @@ def compile_step(
     Returns:
       What it takes, and its results as placed shapes.
     """
+    print(f"compiling {name} ...", flush=True)  # minutes, for a large model
     begin = time.monotonic()
     traced = step.trace(*arguments)
     computed = _computed(traced.jaxpr.jaxpr, arguments, params, batch)

@@ -16,8 +16,9 @@ from acestep_jax.training.overrides import ConfigError
 
 KIND = "tpu"
 _EXAMPLES = "v4:2x2x2, v5e:2x4, v5p:2x2x2 or v6e:4x4"
-# libtpu asks the machine what it is, which is of no interest here
+# libtpu asks the machine what it is, and lets one process have it: of no interest here
 _SETTINGS = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -81,6 +81,33 @@ def test_the_share_of_a_stacked_parameter_is_read_off_its_place(devices):
     assert footprint.parameter_shares({"w": leaf}, {"w": place}) == {(3, 8): 4}
 
 
+def test_a_layer_of_a_stack_has_its_share_too(devices):
+    mesh = jax.make_mesh((4,), ("fsdp",), devices=devices[:4])
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp", None))
+    leaf = jax.ShapeDtypeStruct((3, 8, 5), jnp.float32)
+    found = footprint.parameter_shares({"w": leaf}, {"w": place})
+    assert found == {(3, 8, 5): 4, (8, 5): 4}
+
+
+def test_a_turn_of_layers_gathers_its_parameters_whole():
+    def layers(x, stack):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
+
+    batch = jax.ShapeDtypeStruct((8, 64), jnp.float32)
+    stack = jax.ShapeDtypeStruct((3, 64, 64), jnp.float32)
+    alone = _peak(layers, batch, stack, shares=Shares(batch=8, devices=4, parameters={}))
+    shares = Shares(batch=8, devices=4, parameters={(3, 64, 64): 4, (64, 64): 4})
+    assert _peak(layers, batch, stack, shares=shares) == alone + SIZE
+
+
+def test_an_array_seen_in_another_shape_has_one_place():
+    def seen(x, w):
+        return (x @ w).reshape(32, 128).reshape(16, 256) @ jnp.ones((256, 1))
+
+    once = _peak(lambda x, w: (x @ w) @ jnp.ones((64, 1)), SQUARE, SQUARE)
+    assert abs(_peak(seen, SQUARE, SQUARE) - once) < SIZE // 8
+
+
 def test_what_is_only_called_is_opened():
     @jax.jit
     def gentle(x):
