@@ -92,7 +92,7 @@ def define_flags(values: flags.FlagValues = FLAGS) -> None:
     flags.DEFINE_string(
         "topology",
         "",
-        "TPUs to compile for in their place, such as v5p:2x2x2; needs libtpu, but no TPU.",
+        "Accelerators to compile for in their place, none needed: v5p:2x2x2, h100:8.",
         flag_values=values,
     )
 

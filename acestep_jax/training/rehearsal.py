@@ -1,14 +1,14 @@
 """A distillation before it begins: every step compiled for its mesh, from shapes alone.
 
     python -m train.distill --config configs/turbo/distill.py --dry_run --devices 8
-    python -m train.distill --config configs/turbo/distill.py --dry_run --topology v5p:2x2x2
+    python -m train.distill --config configs/turbo/distill.py --dry_run --topology h100:8
 
-On simulated devices or for TPUs that are not there (topologies.py), without a parameter made or a
-file read. Printed are the bytes that each device will hold, computed beforehand (parameters,
-optimizer, frozen networks, activations); then, step by step, what the compiler says it will take,
-the floating-point operations of one call, the bytes that each device receives from others, and how
-often the DiT runs. XLA computes 16-bit floats as float32 on processors: there its figure is that of
-a run in float32.
+On simulated devices or for accelerators that are not there (topologies.py), without a parameter
+made or a file read. Printed are the bytes that each device will hold, computed beforehand
+(parameters, optimizer, frozen networks, activations); then, step by step, what the compiler says it
+will take, the floating-point operations of one call, the bytes that each device receives from
+others, and how often the DiT runs. XLA computes 16-bit floats as float32 on processors: there its
+figure is that of a run in float32.
 """
 
 import dataclasses

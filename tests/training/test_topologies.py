@@ -11,7 +11,8 @@ from acestep_jax.ops import backends, dense
 from acestep_jax.training import topologies
 from acestep_jax.training.overrides import ConfigError
 
-COMPILER = importlib.util.find_spec("libtpu") is not None
+LIBTPU = importlib.util.find_spec("libtpu") is not None
+CUDA = importlib.util.find_spec("jax_cuda12_plugin") is not None
 
 
 def gradient_text():
@@ -38,20 +39,32 @@ def test_the_assumption_ends_with_an_error():
     assert backends.current() == jax.default_backend()
 
 
-@pytest.mark.skipif(COMPILER, reason="libtpu is installed")
+@pytest.mark.skipif(LIBTPU, reason="libtpu is installed")
 def test_without_the_compiler_of_tpus_it_is_asked_for():
     with pytest.raises(ConfigError, match=r"v5p:2x2x2 cannot .*pip install libtpu"):
         topologies.describe("v5p:2x2x2")
 
 
-@pytest.mark.skipif(not COMPILER, reason="needs libtpu")
-def test_a_program_is_compiled_for_tpus_that_are_not_there():
-    devices = topologies.describe("v5e:2x2")
-    assert len(devices) == 4 and {device.platform for device in devices} == {"tpu"}
+@pytest.mark.skipif(CUDA, reason="the compiler of GPUs is installed")
+def test_without_the_compiler_of_gpus_it_is_asked_for():
+    with pytest.raises(ConfigError, match=r"h100:8 cannot .*jax\[cuda12\] for GPUs"):
+        topologies.describe("h100:8")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "platform"),
+    [
+        pytest.param("v5e:2x2", 4, "tpu", marks=pytest.mark.skipif(not LIBTPU, reason="libtpu")),
+        pytest.param("h100:2", 2, "gpu", marks=pytest.mark.skipif(not CUDA, reason="CUDA")),
+    ],
+)
+def test_a_program_is_compiled_for_devices_that_are_not_there(name, count, platform):
+    devices = topologies.describe(name)
+    assert len(devices) == count and {device.platform for device in devices} == {platform}
     mesh = jax.sharding.Mesh(np.array(devices), ("x",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=rows)
     program = jax.jit(lambda x: jnp.tanh(x) @ jnp.ones((1024, 8), x.dtype)).lower(x).compile()
-    assert program.memory_analysis().argument_size_in_bytes >= 2 * 1024 * 1024 // 4
+    assert program.memory_analysis().argument_size_in_bytes >= 2 * 1024 * 1024 // count
     with pytest.raises(ConfigError, match="v9:2x2 cannot be compiled for"):
         topologies.describe("v9:2x2")
