@@ -3,11 +3,12 @@
 Method:   behind a line of a prompt, every token tells tempo, key or metre by its direction, and the
           last one the words (train/text_encoder.py).
 Command:  python -m train.text_encoder --config configs/nano/text_encoder.py
-Cost:     1,500 steps of 32 prompts in 4 minutes on two cores.
+Cost:     1,500 steps of 32 prompts in 4 minutes on two quiet cores.
 Expect:   after 3,000 steps of simpler forms and 1,500 of this one, at the last token of held-out
-          captions: key and metre always right, tempo within 2 % in 0.48; a DiT begins to listen
-          within 400 steps (BUILD_NOTES.md, section 9). From random weights in one run it has not
-          been made, and the shipped family does not have it yet: its DiT comes from before.
+          captions: key and metre always right, tempo within 2 % in 0.48; 4,000 steps more: 0.97. A
+          DiT begins to listen within 400 steps (BUILD_NOTES.md, section 9). From random weights in
+          one run it has not been made, and the shipped family does not have it yet: its DiT comes
+          from before.
 """
 
 from acestep_jax.training.config import Data, Optimizer

@@ -5,9 +5,10 @@ Method:   adversarial dynamic-shift distillation (train/distill.py): regression 
           Learning rates and ratios follow DMD2 (arXiv:2405.14867, SDXL) and are not published for
           this model; guidance 4 where the release samples with 7, as plain guidance at 7 saturates.
 Command:  python -m train.distill --config configs/turbo/distill.py --set mesh.fsdp=64
-Before:   add --dry_run --devices 8 for memory, operations and bytes of every step.
+Before:   add --dry_run --topology h100:8 for memory, operations and bytes of every step.
 Needs:    student and fake score with optimizer 16 bytes a parameter each, teacher 2: 54 GB over the
-          mesh, and activations. The test suite traces every step at full size.
+          mesh, and activations: 25.9 GiB a device on eight H100, by XLA's compiler for them
+          (BUILD_NOTES.md, section 14). The test suite traces every step at full size.
 Cost:     not run yet: no device of that size was at hand.     Expect:  not known yet.
 """
 
