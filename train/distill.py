@@ -133,22 +133,38 @@ def directions(
 # Steps: the only jit of the file ------------------------------------------------------------------
 
 
-def update_critics(
+def update_discriminator(
     game: Game, state: TrainState, frozen: Params, scene: Scene, rollout: Rollout, index: Array
 ) -> tuple[TrainState, Metrics]:
-    """Fits fake score and discriminator, for the `index`-th time in this iteration."""
-    draw_key, fake_key, judge_key = jax.random.split(state_lib.step_key(state, 100 + index), 3)
-    *_, generated = rollout.draw(draw_key)
-    seen = {"scene": scene, "generated": generated}
-    loss = functools.partial(fake_loss, game=game, key=fake_key, **seen)
-    after, metrics = updates.update(game.config, state, "fake", loss, base=frozen["teacher"])
+    """Fits the discriminator, if there is one, for the `index`-th time in this iteration."""
     if game.adversary is None:
-        return after, metrics
+        return state, {}
+    draw_key, _, key = critic_keys(state, index)
+    *_, generated = rollout.draw(draw_key)
     features = game.adversary.choose_features(game_lib.seat(game, state.params, frozen))
-    judge = game.adversary.discriminator_loss
-    loss = functools.partial(judge, features=features, key=judge_key, **seen)
-    after, more = updates.update(game.config, after, "discriminator", loss)
-    return after, metrics | more
+    loss = functools.partial(
+        game.adversary.discriminator_loss,
+        features=features,
+        key=key,
+        scene=scene,
+        generated=generated,
+    )
+    return updates.update(game.config, state, "discriminator", loss)
+
+
+def update_fake(
+    game: Game, state: TrainState, frozen: Params, scene: Scene, rollout: Rollout, index: Array
+) -> tuple[TrainState, Metrics]:
+    """Fits the fake score to the same samples."""
+    draw_key, key, _ = critic_keys(state, index)
+    *_, generated = rollout.draw(draw_key)
+    loss = functools.partial(fake_loss, game=game, key=key, scene=scene, generated=generated)
+    return updates.update(game.config, state, "fake", loss, base=frozen["teacher"])
+
+
+def critic_keys(state: TrainState, index: Array) -> Key:
+    """Gives the keys of the critics' `index`-th update: of the samples, fake score and judge."""
+    return jax.random.split(state_lib.step_key(state, 100 + index), 3)
 
 
 def update_student(
@@ -171,7 +187,9 @@ class Steps(NamedTuple):
     end_points: Callable[..., warmup.Pair]  # (state, frozen, scene)
     regress: Callable[..., tuple[TrainState, Metrics]]  # (state, frozen, scene, pair, index)
     end_warmup: Callable[[TrainState], TrainState]  # forgets the warm-up's optimizer
-    critics: Callable[..., tuple[TrainState, Metrics]]  # (state, frozen, scene, rollout, index)
+    # both (state, frozen, scene, rollout, index); the first may read features of the second
+    discriminator: Callable[..., tuple[TrainState, Metrics]]
+    fake: Callable[..., tuple[TrainState, Metrics]]
     student: Callable[..., tuple[TrainState, Metrics]]  # (state, frozen, scene, rollout)
     advance: Callable[[TrainState], TrainState]  # counts the iteration
 
@@ -180,7 +198,7 @@ def make_steps(game: Game, places: TrainState | None = None) -> Steps:
     """Compiles the parts of an iteration.
 
     Generator and critics are separate programs: one program with a branch would keep the memory of
-    both.
+    both. So are the two critics: XLA would interleave them, and hold the activations of both.
 
     Args:
       game: configuration and modules.
@@ -194,7 +212,8 @@ def make_steps(game: Game, places: TrainState | None = None) -> Steps:
         end_points=jax.jit(functools.partial(warmup.end_points, game)),
         regress=change(functools.partial(warmup.regress, game)),
         end_warmup=renew(functools.partial(updates.end_warmup, game.config)),
-        critics=change(functools.partial(update_critics, game)),
+        discriminator=change(functools.partial(update_discriminator, game)),
+        fake=change(functools.partial(update_fake, game)),
         student=change(functools.partial(update_student, game)),
         advance=renew(state_lib.advance),
     )
@@ -215,7 +234,9 @@ def iterate(
         state = steps.end_warmup(state)
     rollout, metrics = steps.simulate(state, frozen, scene), {}
     for i in range(config.critic_steps):  # the fake score must keep up with the student
-        state, metrics = steps.critics(state, frozen, scene, rollout, i)
+        state, judged = steps.discriminator(state, frozen, scene, rollout, i)
+        state, metrics = steps.fake(state, frozen, scene, rollout, i)
+        metrics |= judged
     if step >= before.steps + before.critic_steps:
         state, more = steps.student(state, frozen, scene, rollout)
         metrics |= more

@@ -163,7 +163,9 @@ def compile_steps(steps: Any, run: Shapes, mesh: jax.sharding.Mesh) -> list[Stag
         pair = go("end_points", run.state, run.frozen, scene)
         go("regress", run.state, run.frozen, scene, pair, index)
     rollout = go("simulate", run.state, run.frozen, scene)
-    go("critics", run.state, run.frozen, scene, rollout, index)
+    if run.game.adversary is not None:
+        go("discriminator", run.state, run.frozen, scene, rollout, index)
+    go("fake", run.state, run.frozen, scene, rollout, index)
     go("student", run.state, run.frozen, scene, rollout)
     return stages
 

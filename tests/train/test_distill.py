@@ -133,7 +133,8 @@ def test_eight_devices_train_as_one(game, frozen, scene, devices, finished):
     rolled = single.simulate(game_lib.make_state(game, frozen["teacher"]), frozen, scene)
 
     def train(steps, state, frozen, scene, rolled):
-        state, _ = steps.critics(state, frozen, scene, rolled, 0)
+        state, _ = steps.discriminator(state, frozen, scene, rolled, 0)
+        state, _ = steps.fake(state, frozen, scene, rolled, 0)
         state, metrics = steps.student(state, frozen, scene, rolled)
         return jax.device_get((state.params, metrics)), state
 
@@ -269,7 +270,9 @@ def test_adapters_learn_and_the_base_stays(frozen, scene):
     start, base = jax.device_get((state.params, frozen["teacher"]))
     states, data = jax.random.normal(jax.random.key(0), (2, 1, *scene.real.shape))
     rolled = rollout.Rollout(states, data, jnp.full((1, 8), 0.7), jnp.array(1))
-    state, _ = steps.critics(state, frozen, scene, rolled, 0)
+    state, none = steps.discriminator(state, frozen, scene, rolled, 0)
+    assert not none
+    state, _ = steps.fake(state, frozen, scene, rolled, 0)
     for _ in range(2):
         state, metrics = steps.student(state, frozen, scene, rolled)
     for name, moving in (("fake", {"lora_b"}), ("student", {"lora_a", "lora_b"})):
@@ -302,7 +305,8 @@ def _trace(game, frozen, batch, warm=True):
     index = jax.ShapeDtypeStruct((), np.int32)
     parts = {
         "simulate": (steps.simulate, (state, frozen, scene)),
-        "critics": (steps.critics, (state, frozen, scene, rolled, index)),
+        "discriminator": (steps.discriminator, (state, frozen, scene, rolled, index)),
+        "fake": (steps.fake, (state, frozen, scene, rolled, index)),
         "student": (steps.student, (state, frozen, scene, rolled)),
     }
     if warm:
@@ -321,7 +325,7 @@ def test_the_two_billion_recipes_trace_at_full_size(recipe):
     count = sum(leaf.size for leaf in jax.tree.leaves(frozen["teacher"]))
     assert 1.5e9 < count < 1.65e9  # the decoder's share of the 2B package
     parts, state = _trace(game, frozen, batch)
-    for name in ("regress", "critics", "student"):
+    for name in ("regress", "discriminator", "fake", "student"):
         step, arguments = parts[name]
         new, metrics = jax.eval_shape(step, *arguments)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
@@ -358,7 +362,7 @@ def test_every_switch_of_the_game_traces(changes, expected):
     parts, state = _trace(game, frozen, batch, warm=False)
     trained = {"student", "fake"} | ({"discriminator"} if game.adversary else set())
     assert set(state.params) == trained
-    step, arguments = parts["critics"]
+    step, arguments = parts["discriminator"]
     _, metrics = jax.eval_shape(step, *arguments)
     assert ("loss/discriminator" in metrics) == ("discriminator" in trained)
     step, arguments = parts["student"]
