@@ -80,8 +80,8 @@ def student_loss(
       key: of levels and noises.
     """
     x_k, t_k = state
-    velocity = scene_lib.field(game.networks, student, scene)
-    generated = flow.data_from_velocity(x_k, velocity(x_k, t_k), t_k)
+    velocity = scene_lib.velocity(game.networks, student, scene, x_k, t_k)
+    generated = flow.data_from_velocity(x_k, velocity, t_k)
     still = jax.lax.stop_gradient(generated)
     gradient, metrics = distilled_gradient(game, players, scene, still, t_k, key)
     loss = jnp.mean(distill.surrogate_loss(generated, gradient, scene.frame_mask))
@@ -121,7 +121,7 @@ def directions(
         generated,
         noises,
         levels,
-        fake=scene_lib.field(networks, players["fake"], scene),
+        fake=scene_lib.field(networks, players["fake"], scene, once=True),
         conditional=scene_lib.field(networks, players["teacher"], scene),
         unconditional=scene_lib.null_field(networks, players["teacher"], scene),
         scale=config.guidance_scale,
@@ -249,11 +249,12 @@ def iterate(
 def main(config: Distill) -> None:
     """Distils, exports the student, and reports what it learned."""
     mesh = mesh_lib.make_mesh(config.mesh)
-    loaded = models.load(config.model, config.seed)
+    loaded = models.load(config.model, config.seed, mesh)
     game = game_lib.make_game(config, loaded.networks)
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = game_lib.place(config, loaded.params, mesh)
+        loaded = loaded.without_params()
         batches = cached_songs.open_batches(game, frozen, mesh, run.workdir)
         init = functools.partial(game_lib.make_state, game)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)

@@ -140,8 +140,8 @@ def velocity_errors(
       noise: [B, T, C].
       weights: [C] of the channels, see `channel_weights`.
     """
-    velocity = scene_lib.field(setting.networks, parts["dit"], scene)
-    predicted = velocity(flow.interpolate(scene.real, noise, t), t)
+    x_t = flow.interpolate(scene.real, noise, t)
+    predicted = scene_lib.velocity(setting.networks, parts["dit"], scene, x_t, t)
     return losses.squared_error(predicted, flow.velocity_target(scene.real, noise), weights)
 
 
@@ -375,7 +375,7 @@ def make_held_out(
 def main(config: TrainDiT) -> None:
     """Trains, evaluates, and exports the averaged weights."""
     mesh = mesh_lib.make_mesh(config.mesh)
-    loaded = models.load(config.model, config.seed)
+    loaded = models.load(config.model, config.seed, mesh)
     trained, frozen = models.split(first_params(config, loaded.params), config.trained)
     frozen = models.cast(frozen, config.model.frozen_dtype)
     batches = open_phases(config)
@@ -389,6 +389,7 @@ def main(config: TrainDiT) -> None:
         init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches, (trained,))
+        loaded, trained = loaded.without_params(), jax.eval_shape(lambda: trained)
         places = shardings(jax.eval_shape(init, trained))
         train_step = run.counted(make_train_step(setting, trained, places))
         held_out = make_held_out(setting, frozen, mesh)

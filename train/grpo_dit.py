@@ -185,9 +185,10 @@ def nft_loss(
     t = timesteps.sample_times(time_key, songs.latents.shape[:1], plan.time_law)
     noise = jax.random.normal(noise_key, songs.latents.shape)
     x_t = flow.interpolate(songs.latents, noise, t)
-    velocity = velocity_of(setting, attach(setting, own, players), scene)(x_t, t)
-    old = velocity_of(setting, attach(setting, players["old"], players), scene)(x_t, t)
-    start = velocity_of(setting, players["start"], scene)(x_t, t)
+    once = functools.partial(velocity_of, setting, scene=scene, once=True)
+    velocity = once(attach(setting, own, players))(x_t, t)
+    old = once(attach(setting, players["old"], players))(x_t, t)
+    start = once(players["start"])(x_t, t)
     each = nft.contrast(
         velocity,
         old,
@@ -352,13 +353,14 @@ def make_reader(config: GrpoDiT) -> Callable[[Batch], Prompts]:
 def main(config: GrpoDiT) -> None:
     """Trains, evaluates, and exports the model."""
     mesh = mesh_lib.make_mesh(config.mesh)
-    loaded = models.load(config.model, config.seed)
+    loaded = models.load(config.model, config.seed, mesh)
     setting, read = make_setting(config, loaded.networks), make_reader(config)
     batches = models.open_batches(config, "train")
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = separate(config, loaded.params)
         frozen = mesh_lib.place_params(frozen, mesh)
+        loaded = loaded.without_params()
         init = functools.partial(make_state, setting)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches, (frozen["start"],))

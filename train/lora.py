@@ -105,7 +105,7 @@ def prior_loss(trained: Params, setting: Setting, frozen: Params, batch: Batch, 
     t, _ = dit.draw_times(setting, time_key, scene.real.shape[0])
     x_t = flow.interpolate(scene.real, jax.random.normal(noise_key, scene.real.shape), t)
     moved, base = (
-        scene_lib.field(setting.networks, dit_params, scene)(x_t, t)
+        scene_lib.velocity(setting.networks, dit_params, scene, x_t, t)
         for dit_params in (trained["dit"], frozen["dit"])
     )
     mask = batch.frame_mask if config.masked_loss else None
@@ -200,7 +200,7 @@ def check_held_out(config: TrainLoRA) -> None:
 def main(config: TrainLoRA) -> None:
     """Trains, measures, saves the adapters, and plays them."""
     mesh = mesh_lib.make_mesh(config.mesh)
-    loaded = models.load(config.model, config.seed)
+    loaded = models.load(config.model, config.seed, mesh)
     frozen = models.cast(loaded.params, config.model.frozen_dtype)
     batches = SongBatches(config)
     check_held_out(config)
@@ -211,6 +211,7 @@ def main(config: TrainLoRA) -> None:
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
         frozen = mesh_lib.place_params(frozen, mesh)
+        del loaded
         init = functools.partial(dit.make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
         state, start = run.restore_or_init(init, shardings, batches, (fresh,))

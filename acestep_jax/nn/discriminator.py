@@ -10,6 +10,8 @@ depthwise convolution of width 7, layer norm, 4x MLP with GELU, layer scale, res
 are zeroed before every convolution, so an item padded to its bucket keeps its logits.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -72,11 +74,13 @@ class LatentDiscriminator(nn.Module):
       widths: channels of each stage; time is halved between stages.
       blocks: ConvNeXt blocks a stage.
       layer_scale: initial size of residual branches.
+      remat: recompute every block in the backward pass.
     """
 
     widths: tuple[int, ...] = (128, 256, 384)
     blocks: int = 3
     layer_scale: float = 1e-6
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -102,14 +106,14 @@ class LatentDiscriminator(nn.Module):
         """
         x = x_t.astype(jnp.float32)
         mask = jnp.ones(x.shape[:2]) if frame_mask is None else frame_mask.astype(jnp.float32)
-        time = _time_trunk(t)
+        time, make_block = _time_trunk(t), _make_block(self.remat)
         x = _dense(x, self.widths[0], "stem")
         for stage, width in enumerate(self.widths):
             if stage > 0:
                 x, mask = _downsample(x * mask[..., None], mask, width, f"downsample_{stage}")
             for block in range(self.blocks):
                 name = f"stage_{stage}_block_{block}"
-                x = ConvNeXtBlock(self.layer_scale, name=name)(x, time, mask)
+                x = make_block(self.layer_scale, name=name)(x, time, mask)
         pooled = pool_condition(condition, condition_mask)
         return ProjectionHead(name="head")(x, pooled), mask
 
@@ -121,11 +125,13 @@ class FeatureDiscriminator(nn.Module):
       width: channels of each head.
       blocks: ConvNeXt blocks a head.
       layer_scale: initial size of residual branches.
+      remat: recompute every block in the backward pass.
     """
 
     width: int = 256
     blocks: int = 2
     layer_scale: float = 1e-6
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -148,7 +154,7 @@ class FeatureDiscriminator(nn.Module):
         Returns:
           Logits [B, S], one for every two patches of every tapped layer, and their mask.
         """
-        time = _time_trunk(t)
+        time, make_block = _time_trunk(t), _make_block(self.remat)
         pooled = pool_condition(condition, condition_mask)
         logits, counted = [], []
         for layer in sorted(hidden):
@@ -158,11 +164,15 @@ class FeatureDiscriminator(nn.Module):
                 mask = masks.patches(frame_mask).astype(jnp.float32)
             for block in range(self.blocks):
                 name = f"layer_{layer}_block_{block}"
-                x = ConvNeXtBlock(self.layer_scale, name=name)(x, time, mask)
+                x = make_block(self.layer_scale, name=name)(x, time, mask)
             x, mask = _downsample(x * mask[..., None], mask, self.width, f"group_{layer}")
             logits.append(ProjectionHead(name=f"head_{layer}")(x, pooled))
             counted.append(mask)
         return jnp.concatenate(logits, axis=1), jnp.concatenate(counted, axis=1)
+
+
+def _make_block(remat: bool) -> Callable[..., nn.Module]:
+    return nn.remat(ConvNeXtBlock) if remat else ConvNeXtBlock
 
 
 def _time_trunk(t: Array) -> Array:

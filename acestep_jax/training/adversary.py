@@ -232,12 +232,12 @@ class Adversary:
         return distill.draw_level(key, shape)
 
 
-def make_adversary(config: Gan, networks: Networks) -> Adversary | None:
-    """Builds the adversary that the configuration describes, if any."""
+def make_adversary(config: Gan, networks: Networks, remat: bool = False) -> Adversary | None:
+    """Builds the adversary that the configuration describes, if any; `remat` is its module's."""
     if config.discriminator == "none":
         return None
     if config.discriminator == "features":
-        module = FeatureDiscriminator(config.widths[0], config.blocks, config.layer_scale)
+        module = FeatureDiscriminator(config.widths[0], config.blocks, config.layer_scale, remat)
     else:
-        module = LatentDiscriminator(config.widths, config.blocks, config.layer_scale)
+        module = LatentDiscriminator(config.widths, config.blocks, config.layer_scale, remat)
     return Adversary(config, networks, module)

@@ -48,7 +48,8 @@ class Game(NamedTuple):
 def make_game(config: Distill, networks: Networks) -> Game:
     """Puts the discriminator beside the networks."""
     networks = dataclasses.replace(networks, dit=lora.Adapted(networks.dit))
-    return Game(config, networks, adversary_lib.make_adversary(config.gan, networks))
+    adversary = adversary_lib.make_adversary(config.gan, networks, config.model.remat)
+    return Game(config, networks, adversary)
 
 
 def separate(config: Distill, params: Params) -> Params:

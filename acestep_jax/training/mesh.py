@@ -29,8 +29,8 @@ __all__ = [
     "place_batch",
     "replicated",
 ]
-__all__ += ["own_share", "parameter_shardings", "place", "place_params", "sharded_bytes"]
-__all__ += ["state_shardings"]
+__all__ += ["leaf_sharding", "own_share", "parameter_shardings", "place", "place_params"]
+__all__ += ["sharded_bytes", "state_shardings"]
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -119,22 +119,33 @@ def parameter_shardings(params: Any, mesh: jax.sharding.Mesh, rules: Sequence[Ru
     problems: list[str] = []
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        name = path_name(path)
-        for pattern, axes in rules:
-            if re.search(pattern, name):
-                if len(axes) > leaf.ndim:
-                    problems.append(f"{name} of shape {leaf.shape} has no axes for {axes}")
-                    break
-                return NamedSharding(mesh, _fit(leaf.shape, axes, mesh))
-        else:
-            problems.append(f"{name} is covered by no rule")
-        return replicated(mesh)
+        try:
+            return leaf_sharding(path_name(path), leaf.shape, mesh, rules)
+        except ValueError as problem:
+            problems.append(str(problem))
+            return replicated(mesh)
 
     shardings = jax.tree_util.tree_map_with_path(place, params)
     if problems:
         shown = "; ".join(problems[:8]) + ("; ..." if len(problems) > 8 else "")
         raise ValueError(f"{len(problems)} parameters cannot be placed: {shown}.")
     return shardings
+
+
+def leaf_sharding(
+    name: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh, rules: Sequence[Rule] = RULES
+) -> NamedSharding:
+    """Places one parameter by the first rule whose pattern is found in its name.
+
+    Raises:
+      ValueError: if there is none, or it has more axes than the parameter.
+    """
+    for pattern, axes in rules:
+        if re.search(pattern, name):
+            if len(axes) > len(shape):
+                raise ValueError(f"{name} of shape {shape} has no axes for {axes}")
+            return NamedSharding(mesh, _fit(shape, axes, mesh))
+    raise ValueError(f"{name} is covered by no rule")
 
 
 def _fit(
@@ -190,7 +201,7 @@ def state_shardings(
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts arrays that every process holds whole where their shardings say.
+    """Puts arrays that every process holds whole, or that are shared already, as shardings say.
 
     `jax.device_put` does this on devices of this process; here they may be of several.
     """
@@ -201,6 +212,8 @@ def place(tree: Any, shardings: Any) -> Any:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = put(jax.random.key_data(leaf), replicated(sharding.mesh))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -208,7 +221,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def place_params(params: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Puts parameters that every process holds whole where the rules want them."""
+    """Puts parameters where the rules want them (see `place`)."""
     return place(params, parameter_shardings(params, mesh))
 
 

@@ -5,6 +5,7 @@ for those shipped inside this package (`asset:nano/acestep-v15-nano`).
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 import shutil
@@ -22,6 +23,7 @@ from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.config import MODELS, TEXT_ENCODERS
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE
+from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import processes
 from acestep_jax.training.config import Model
 from acestep_jax.training.recipes.distill import Distill
@@ -51,6 +53,10 @@ class Loaded:
     params: Params
     silence_latent: Array | None
 
+    def without_params(self) -> "Loaded":
+        """Lets go of the parameters, which a run has placed: no second copy stays."""
+        return dataclasses.replace(self, params={})
+
 
 def locate(where: str) -> str:
     """Turns `asset:<folder>` into the path of a folder of this package; leaves the rest alone."""
@@ -70,18 +76,24 @@ def build(config: Model) -> Networks:
     )
 
 
-def load(config: Model, seed: int = 0) -> Loaded:
+def load(config: Model, seed: int = 0, mesh: jax.sharding.Mesh | None = None) -> Loaded:
     """Builds the modules and loads their weights, or draws them where none are named.
 
     Args:
       config: sizes come from the weights' own configuration where there are weights.
       seed: of random parameters.
+      mesh: where the rules place what is loaded, no device ever holding more than its share;
+        without one it is whole on the default device. Random parameters are drawn there.
 
     Raises:
       FileNotFoundError, weights.CheckpointError: if weights are named but not whole.
     """
-    package = weights.load_model(locate(config.weights)) if config.weights else None
-    text = weights.load_qwen3(locate(config.text_weights)) if config.text_weights else None
+    places = functools.partial(mesh_lib.leaf_sharding, mesh=mesh) if mesh else None
+    package = text = None
+    if config.weights:
+        package = weights.load_model(locate(config.weights), shardings=places)
+    if config.text_weights:
+        text = weights.load_qwen3(locate(config.text_weights), shardings=places)
     networks = model_lib.build_networks(
         package.config if package else _preset(MODELS, config.preset),
         text.config if text else _preset(TEXT_ENCODERS, config.text_preset),

@@ -6,6 +6,7 @@ Encoders run once a batch. Student, teacher and fake score then differ in their 
     velocity = scene_lib.field(networks, params, scene)     # (x_t, t) -> [B, T, C]
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.struct
@@ -74,13 +75,44 @@ def encode(
     )
 
 
-def field(networks: Networks, params: Params, scene: Scene) -> VelocityFn:
-    """Closes a DiT over the scene; keys and values of the condition are computed here, once."""
+def field(networks: Networks, params: Params, scene: Scene, *, once: bool = False) -> VelocityFn:
+    """Closes a DiT over the scene.
+
+    Keys and values of the condition are computed here, for as many evaluations as there will be; a
+    field that is evaluated but once is `velocity`.
+    """
+    if once:
+        return functools.partial(velocity, networks, params, scene)
     return sampler.conditional_velocity(
         networks.dit,
         params,
         scene.tokens,
         scene.context,
+        condition_mask=scene.mask,
+        frame_mask=scene.frame_mask,
+    )
+
+
+def velocity(networks: Networks, params: Params, scene: Scene, x_t: Array, t: Array) -> Array:
+    """Evaluates a DiT over the scene once, [B, T, C].
+
+    Layers make their keys and values themselves: a stack of them for all layers, and of their
+    gradients, is a third of the memory of a 2B training step.
+
+    Args:
+      networks: the modules.
+      params: of the DiT.
+      scene: the batch.
+      x_t: [B, T, C].
+      t: [B] or scalar.
+    """
+    times = jnp.broadcast_to(t, x_t.shape[:1])
+    return networks.dit.apply(
+        {"params": params},
+        x_t,
+        times,
+        scene.context,
+        scene.tokens,
         condition_mask=scene.mask,
         frame_mask=scene.frame_mask,
     )
@@ -92,10 +124,10 @@ def null_field(networks: Networks, params: Params, scene: Scene) -> VelocityFn:
 
 
 def guided_field(
-    networks: Networks, params: Params, scene: Scene, guidance_scale: float
+    networks: Networks, params: Params, scene: Scene, guidance_scale: float, *, once: bool = False
 ) -> VelocityFn:
     """Closes a guided DiT over the scene: v_u + scale (v_c - v_u); scale 1 is `field`."""
-    conditional = field(networks, params, scene)
+    conditional = field(networks, params, scene, once=once)
     if guidance_scale == 1.0:
         return conditional
     unconditional = null_field(networks, params, scene)
@@ -109,8 +141,8 @@ def velocity_errors(
 
     `data` and `noise` are [B, T, C], times t [B]; the caller masks and averages.
     """
-    velocity = field(networks, params, scene)(flow.interpolate(data, noise, t), t)
-    return losses.squared_error(velocity, flow.velocity_target(data, noise))
+    predicted = velocity(networks, params, scene, flow.interpolate(data, noise, t), t)
+    return losses.squared_error(predicted, flow.velocity_target(data, noise))
 
 
 def with_other_prompts(scene: Scene) -> Scene:

@@ -94,10 +94,12 @@ def attach(setting: Setting, own: Params, frozen: Params) -> Params:
     return forms.FORMS[config.form].attach(own, frozen["start"], config.adapter)
 
 
-def velocity_of(setting: Setting, params: Params, scene: Scene) -> VelocityFn:
-    """Closes a DiT over the scene, guided if the run is."""
+def velocity_of(
+    setting: Setting, params: Params, scene: Scene, *, once: bool = False
+) -> VelocityFn:
+    """Closes a DiT over the scene, guided if the run is; `once` as in `scene.field`."""
     guidance = setting.config.guidance_scale
-    return scene_lib.guided_field(setting.networks, params, scene, guidance)
+    return scene_lib.guided_field(setting.networks, params, scene, guidance, once=once)
 
 
 def sampling_policy(config: GrpoDiT) -> str:

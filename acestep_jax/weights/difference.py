@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.typing import Params
@@ -88,8 +89,8 @@ def add(base: Model, folder: Path) -> Model:
         change = _change(tensors, _name(path))
         if change is None:
             return leaf
-        return jax.device_put((np.asarray(leaf, np.float32) + change).astype(leaf.dtype),
-                              leaf.sharding)  # fmt: skip
+        placed = jax.make_array_from_callback(leaf.shape, leaf.sharding, change.__getitem__)
+        return (leaf.astype(jnp.float32) + placed).astype(leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(moved, base.params)
     config = configs.read_model_config(values)

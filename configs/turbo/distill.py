@@ -7,7 +7,7 @@ Method:   adversarial dynamic-shift distillation (train/distill.py): regression 
 Command:  python -m train.distill --config configs/turbo/distill.py --set mesh.fsdp=64
 Before:   add --dry_run --topology h100:8 for memory, operations and bytes of every step.
 Needs:    student and fake score with optimizer 16 bytes a parameter each, teacher 2: 54 GB over the
-          mesh, and activations: 25.9 GiB a device on eight H100, by XLA's compiler for them
+          mesh, and activations: 12.0 GiB a device on eight H100, by XLA's compiler for them
           (BUILD_NOTES.md, section 14). The test suite traces every step at full size.
 Cost:     not run yet: no device of that size was at hand.     Expect:  not known yet.
 """

@@ -1,5 +1,7 @@
 """What a discriminator of latents must be true to."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,19 @@ def test_at_first_the_blocks_are_the_identity_as_their_layer_scale_is_tiny():
     }
     plain, _ = jax.jit(shallow.apply)(kept, x_t, t, condition)
     np.testing.assert_allclose(jax.jit(deep.apply)(params, x_t, t, condition)[0], plain, atol=1e-4)
+
+
+def test_recomputed_blocks_give_the_same_slopes():
+    inputs = _inputs()
+    params = jax.jit(LATENT.init)(jax.random.key(0), *inputs)
+
+    def slopes(module):
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(module.apply(p, *inputs)[0]))))(params)
+
+    again = slopes(LATENT.clone(remat=True))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), slopes(LATENT), again
+    )
 
 
 def test_feature_heads_give_logits_for_every_tapped_layer_and_ignore_padding():
