@@ -9,7 +9,16 @@ from acestep_jax.data.labels import SongLabels
 from acestep_jax.data.loader import NANO_TOKENIZER
 from acestep_jax.tasks import prompt
 from acestep_jax.units import SAMPLE_RATE
-from experiments.music import beats, evaluate, judges, listens, prompts, statistics, tune_key
+from experiments.music import (
+    beats,
+    evaluate,
+    judges,
+    listens,
+    prompts,
+    repeats,
+    statistics,
+    tune_key,
+)
 
 
 def notes(*midi, seconds=1.0, third=0.9):
@@ -170,3 +179,25 @@ def test_the_shipped_model_is_asked_whether_it_listens(capsys):
     assert 1 <= found["clips"] <= 4
     assert len(found["levels"][0]) == len(listens.TIMES) == len(found["others"][1])
     assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == found.keys()
+
+
+def test_a_beat_repeats_at_its_own_tempo_and_noise_at_none():
+    rng = np.random.default_rng(0)
+    tempi = np.array([75.0, 90.0, 105.0, 125.0])
+    time = np.arange(500) / 25
+    pulses = np.stack([(time * tempo / 60 % 1 < 0.25).astype(float) for tempo in tempi])
+    noise = rng.standard_normal((4, 500, 64))
+    kept = repeats.measure(0.1 * noise + pulses[..., None], tempi)
+    lost = repeats.measure(noise, tempi)
+    assert kept["own"][0] > 0.5 > kept["others"][0] + 0.3
+    assert kept["highest"][0] >= kept["own"][0]
+    assert abs(lost["own"][0]) < 0.1
+    assert lost["highest"][0] < 0.3
+
+
+def test_songs_of_the_package_repeat_at_their_prompts_tempo(capsys):
+    found = repeats.main(["--clips", "8", "--steps", "1", "--guidance", "1"])
+    assert found == json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(found["prompts"]) == {"songs", "guidance 1"}
+    own, others = (found["bare prompts"]["songs"][name][0] for name in ("own", "others"))
+    assert own > others + 0.1
