@@ -103,9 +103,14 @@ $(WORK)/.planner: $(WORK)/.codes
 	cp -r $(WORK)/planner/export/. $(NANO)/acestep-5Hz-lm-nano
 	@touch $@
 
-$(WORK)/.covers: $(WORK)/.tokenizer
-	$(RUN) -m train.dit --config configs/nano/dit_covers.py --workdir $(WORK)/covers \
+$(WORK)/.pulse: $(WORK)/.tokenizer
+	$(RUN) -m train.dit --config configs/nano/dit_pulse.py --workdir $(WORK)/pulse \
 	  $(call START,tokenizer)
+	@touch $@
+
+$(WORK)/.covers: $(WORK)/.pulse
+	$(RUN) -m train.dit --config configs/nano/dit_covers.py --workdir $(WORK)/covers \
+	  $(call START,pulse)
 	mkdir -p $(NANO)/acestep-v15-nano
 	cp -r $(WORK)/covers/export/model/. $(NANO)/acestep-v15-nano
 	@touch $@

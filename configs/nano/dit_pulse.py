@@ -4,13 +4,12 @@ Method:   flow matching of the DiT alone, from prompts of tempo, key and metre w
           small collection caption and lyrics name the song, and its tempo is then known by heart.
           The channels that tell levels, in which beats show, carry nearly all of the loss: a wrong
           tempo raises their error by a hundredth or two, which drowns among all 64.
-Command:  python -m train.dit --config configs/nano/dit_pulse.py    (after dit_covers.py)
+Command:  python -m train.dit --config configs/nano/dit_pulse.py    (after tokenizer.py)
 Cost:     4,000 steps of 32 x 5.12 s in some 55 minutes on two quiet cores.
-Expect:   a wrong tempo raises the error of the levels at t = 0.7 by 0.011 / 0.028 after 1,000 and
-          2,000 steps, and what is generated begins to repeat at its own tempo: 0.02 / 0.13 in
-          autocorrelation, where songs have 0.38 (BUILD_NOTES.md, section 9). The other channels
-          must be trained again afterwards (dit_covers.py). Not part of `make nano`: the run was
-          stopped after 2,523 steps.
+Expect:   a wrong tempo raises the error of the levels at t = 0.7 by 0.011 / 0.028 / 0.048 after
+          1,000 / 2,000 / 4,000 steps, and what is generated repeats at its own tempo: 0.02 / 0.13 /
+          0.15 in autocorrelation, where songs have 0.38 (BUILD_NOTES.md, section 9). The shipped
+          weights had 5,000 steps of dit_covers.py and of a first attempt at this before it.
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer
@@ -24,8 +23,8 @@ def get_config(quick: bool = False) -> TrainDiT:
         name="nano_dit_pulse",
         num_steps=4000,
         model=Model(
-            weights="runs/nano_covers/export/model",
-            text_weights="runs/nano_text_encoder/export/text_encoder",
+            weights="runs/nano_tokenizer/export/model",
+            text_weights="runs/nano_tokenizer/export/text_encoder",
             remat=True,  # as in configs/nano/dit_tasks.py
         ),
         trained=("^dit$",),
