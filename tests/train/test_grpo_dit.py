@@ -43,11 +43,10 @@ CONFIG = GrpoDiT(
 class Shifted:
     """v(x, t) of data N(0, 1.4), plus a shift a channel; guidance finds half the shift."""
 
-    def apply(
-        self, variables, x, t=None, context=None, cross=None, *, frame_mask=None, method=None
-    ):
+    def apply(self, variables, x, t=None, context=None, condition=None, *, method=None, **masks):
         if method == "project_condition":
             return x[:, :, 0].mean()
+        cross = condition if condition.ndim == 0 else condition[:, :, 0].mean()
         shift = variables["params"]["shift"][None, None] * cross
         return gaussian.velocity(x, t, 0.0, 1.4**0.5) + shift
 
