@@ -21,6 +21,7 @@ import numpy as np
 
 from acestep_jax import compilation
 from acestep_jax.typing import Params
+from configs.nano import distill as recipe
 from experiments.distill import adherence, measures, players
 from experiments.distill.measures import Distances, Interval, Moments
 
@@ -167,7 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--shards", default="", help="of the prompts; those in the package")
     parser.add_argument("--prompts", type=int, default=0, help="256, or 32 with --quick")
     parser.add_argument("--teacher_steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=1.5, help="that the student absorbed")
+    absorbed = recipe.get_config().guidance_scale
+    parser.add_argument(
+        "--guidance", type=float, default=absorbed, help=f"of the teacher: {absorbed}"
+    )
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
     parser.add_argument("--shifts", type=float, nargs="*", default=SHIFTS)
     parser.add_argument("--no_sound", action="store_true", help="leave the Frechet distance out")

@@ -9,11 +9,12 @@ import pytest
 from acestep_jax.tasks import prompt
 from acestep_jax.training.overrides import override
 from configs.nano import distill as recipe
-from experiments.distill import adherence, dots, evaluate, measures, runner
+from experiments.distill import adherence, dots, evaluate, measures, players, runner, strength
 from experiments.distill.measures import Moments
 
 FOLDER = pathlib.Path(runner.__file__).parent
 SHARED = {"__init__", "dots", "evaluate", "measures", "adherence", "players", "ring", "runner"}
+SHARED |= {"strength"}
 ABLATIONS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SHARED)
 
 
@@ -119,6 +120,21 @@ def test_adherence_counts_the_prompts_that_ask_and_pairs_the_systems():
     np.testing.assert_allclose(adherence.share(found["tempo"]).value, 0.5)
     other = np.array([0.0, 0.0, np.nan])
     np.testing.assert_allclose(adherence.difference(other, found["tempo"]).value, -0.5)
+
+
+def test_songs_half_as_varied_as_real_ones_are_told_from_them():
+    rng = np.random.default_rng(0)
+    songs, real = rng.standard_normal((2, 8, 16, 64)).astype(np.float32)
+    nothing = adherence.Asked(None, None)
+    stage = players.Stage(None, {}, [], [nothing] * 8)
+    flat = strength.measure(stage, 0.5 * songs, real)
+    equal = strength.measure(stage, songs, real)
+    assert set(flat) == {"energy", "spread"}, "no prompt names tempo or key"
+    np.testing.assert_allclose([flat["spread"], equal["spread"]], [0.5, 1.0], rtol=0.02)
+    # windows of 512 numbers: |x - y| -> sqrt(1 + 1/4), sqrt(1/2) and sqrt(2)
+    expected = 2 * np.sqrt(1.25) - np.sqrt(0.5) - np.sqrt(2)
+    np.testing.assert_allclose(flat["energy"][0], expected, rtol=0.1)
+    assert abs(equal["energy"][0]) < 0.01
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
