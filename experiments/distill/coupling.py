@@ -11,8 +11,8 @@ ABLATION = runner.Ablation(
     name="coupling",
     question="Should matching and guidance have noise levels of their own?",
     variants={
-        "decoupled": (),
-        "coupled": ("decoupled=false",),
+        "coupled": (),
+        "decoupled": ("decoupled=true",),
     },
     grid=players.grid((8, 4), (1.0, 2.0, 3.0)),
 )
