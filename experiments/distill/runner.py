@@ -30,12 +30,11 @@ from acestep_jax.training.overrides import override
 from acestep_jax.training.recipes.distill import Distill
 from configs.nano import distill as recipe
 from experiments.distill import evaluate, players
+from experiments.distill import seeds as seeds_lib
 from experiments.distill.dots import Row, dot_plot
 from train import distill
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Two-sided 95 % points of Student's t by the number of seeds."""
 SIZE = ("num_steps=160", "save_every=80")
 QUICK = (
     *("warmup.steps=1", "warmup.updates=1", "warmup.teacher_steps=2", "warmup.critic_steps=1"),
@@ -127,16 +126,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[flo
     found: dict[str, dict[str, list[float]]] = {}
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row["measures"] for row in rows if row["variant"] == name]
-        found[name] = {key: _interval([row[key] for row in own]) for key in own[0]}
+        found[name] = {key: seeds_lib.interval([row[key] for row in own]) for key in own[0]}
     return found
-
-
-def _interval(values: Sequence[float]) -> list[float]:
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return [round(mean, 4)] * 3
-    half = STUDENT_T[min(count, 5)] * float(np.std(values, ddof=1)) / count**0.5
-    return [round(x, 4) for x in (mean, mean - half, mean + half)]
 
 
 def verdict(summary: Mapping[str, Mapping[str, Sequence[float]]], measure: str) -> str:

@@ -14,7 +14,7 @@ from experiments.distill.measures import Moments
 
 FOLDER = pathlib.Path(runner.__file__).parent
 SHARED = {"__init__", "dots", "evaluate", "measures", "adherence", "players", "ring", "runner"}
-SHARED |= {"strength"}
+SHARED |= {"strength", "seeds"}
 ABLATIONS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SHARED)
 
 
@@ -99,6 +99,19 @@ def test_a_student_nearer_than_half_passes_and_another_fails():
 
     assert all(found(0.3, 0.95).values())
     assert not any(found(0.6, 0.8).values())
+
+
+def test_the_means_of_several_students_must_pass_as_well():
+    students = {
+        "8 steps, shift 1": {"mean": [0.6, 0, 1]},
+        "4 steps, shift 1": {"mean": [0.9, 0, 1]},
+    }
+    row = {"system": "student", "steps": 8, "ratio": [0.3, 0, 1]}
+    found = {"rows": [row], "diversity": [0.95, 0, 1], "students": students}
+    assert list(evaluate.verdict(found).values()) == [False, True]
+    students["8 steps, shift 1"]["mean"][0] = 0.4
+    students["diversity"] = {"mean": [0.8, 0, 1]}
+    assert list(evaluate.verdict(found).values()) == [True, False]
 
 
 def test_prompts_are_read_as_the_pipeline_writes_them():
@@ -208,5 +221,10 @@ def test_the_shipped_pair_is_measured_whole():
     found = evaluate.main(small)
     systems = [row["system"] for row in found["rows"]]
     assert systems == ["teacher again", "undistilled", "student"]
+    assert "students" not in found
+    twice = evaluate.main([*small, "--no_sound", "--others", players.STUDENT])["students"]
+    assert set(twice) == {"8 steps, shift 3", "diversity"}
+    for measured in twice.values():  # the same weights, measured again
+        assert measured["each"][0] == pytest.approx(measured["each"][1], abs=1e-3)
     assert all(0 < found["adherence"][name]["count"] <= 8 for name in ("tempo", "key"))
     assert len(found["targets"]) == 4
