@@ -194,7 +194,7 @@ def verdict(found: Mapping[str, Any]) -> dict[str, bool]:
         shares += [students["mean"][0]] if name.startswith("8 steps") else []
         kept += [students["mean"][0]] if name == "diversity" else []
     return {
-        "at most half as far as the undistilled": max(shares) <= TARGET_RATIO,
+        "at most half as far as the undistilled": all(share <= TARGET_RATIO for share in shares),
         "diversity kept": min(kept) >= TARGET_DIVERSITY,
     } | {
         f"{name} as asked, no worse than the teacher": row["difference"][2] >= 0
