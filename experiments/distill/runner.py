@@ -131,12 +131,17 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[flo
 
 
 def verdict(summary: Mapping[str, Mapping[str, Sequence[float]]], measure: str) -> str:
-    """Names the best variant of a measure, if its interval lies below all others."""
+    """Names the best variant of a measure, if its interval lies below all others.
+
+    A variant with one seed has no interval, and so no order to the others.
+    """
     order = sorted(summary, key=lambda name: summary[name][measure][0])
     best, *others = order
-    if all(summary[best][measure][2] < summary[name][measure][1] for name in others):
+    lone = [name for name in order if summary[name][measure][1] == summary[name][measure][2]]
+    if not lone and all(summary[best][measure][2] < summary[name][measure][1] for name in others):
         return f"{measure}: {best} is best"
-    return f"{measure}: no order shown ({best} has the smallest mean)"
+    why = f"; one seed of {', '.join(lone)}" if lone else ""
+    return f"{measure}: no order shown ({best} has the smallest mean{why})"
 
 
 def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -149,7 +154,10 @@ def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     for name, numbers in summary.items():
         own = [row for row in rows if row["variant"] == name]
         minutes = np.mean([row["seconds"] for row in own]) / 60
-        cells = [f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in numbers.values()]
+        cells = [
+            f"{m:.3f} ({low:.3f} to {high:.3f})" if low < high else f"{m:.3f}"
+            for m, low, high in numbers.values()
+        ]
         lines += [f"| {name} | {len(own)} | {minutes:.1f} | {' | '.join(cells)} |"]
     places = [measure for measure in measures if measure != "diversity"]
     return "\n".join([*lines, "", *(f"- {verdict(summary, m)}" for m in places), ""])

@@ -180,6 +180,8 @@ def test_an_order_is_shown_only_where_intervals_do_not_overlap():
     assert runner.verdict(summary, "8 steps") == "8 steps: one is best"
     near = [row | {"measures": {"8 steps": row["seed"] + 0.0, "diversity": 1.0}} for row in ROWS]
     assert "no order shown" in runner.verdict(runner.summarise(near), "8 steps")
+    lone = runner.verdict(runner.summarise(ROWS[:4]), "8 steps")
+    assert lone == "8 steps: no order shown (one has the smallest mean; one seed of other)"
 
 
 def test_results_are_kept_as_numbers_table_and_plot(tmp_path):
