@@ -35,7 +35,7 @@ from acestep_jax.training.config import Data, Model, Optimizer
 from acestep_jax.training.recipes.dit import MeanFlow, TrainDiT
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Params
-from experiments.distill import measures, players
+from experiments.distill import evaluate, measures, players
 from train import dit
 
 ARMS = {"velocity": MeanFlow(), "average": MeanFlow(share=0.5)}
@@ -131,7 +131,7 @@ def compare(
         for reference, (theirs, within) in known.items():
             pairs = measures.distances(made, theirs, within)
             interval = measures.bootstrap(lambda w, p=pairs: measures.energy(p, w), len(made))
-            found[reference] = [round(value, 4) for value in interval]
+            found[reference] = evaluate.rounded(interval)
         return found
 
     run = average_sampler(config, stage)

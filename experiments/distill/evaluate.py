@@ -14,7 +14,6 @@ itself, from other noise, shows how small a distance can be.
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -112,9 +111,7 @@ def evaluate(
     found = {"rows": rows, "diversity": diversity(stage, student, reference)}
     found |= {"adherence": adherent(stage, student, reference)} if reference.mel else {}
     if others:
-        first = {place(row): row["ratio"][0] for row in rows if row["system"] == "student"}
-        first["diversity"] = found["diversity"][0]
-        found["students"] = over_students(stage, others, reference, undistilled, first)
+        found["students"] = over_students(stage, others, reference, undistilled, found)
     return found
 
 
@@ -123,7 +120,7 @@ def over_students(
     others: Sequence[Params],
     reference: Reference,
     undistilled: Mapping[float, Distances],
-    first: Mapping[str, float],
+    first: Mapping[str, Any],
 ) -> dict[str, dict[str, list[float]]]:
     """Measures further students where the first was: shares of the distance, and diversity.
 
@@ -131,21 +128,16 @@ def over_students(
       {"8 steps, shift 1": {"each": [...], "mean": [mean, low, high]}, ..., "diversity": ...}; the
       interval is Student's t over students.
     """
-    each = {name: [value] for name, value in first.items()}
-    silent = reference._replace(mel=None)
+    rows = [row for row in first["rows"] if row["system"] == "student"]
+    each = {place(row): [row["ratio"][0]] for row in rows} | {"diversity": [first["diversity"][0]]}
     for student in others:
-        for name, values in each.items():
-            if name == "diversity":
-                values.append(diversity(stage, student, reference)[0])
-                continue
-            steps, shift = (float(word) for word in re.findall(r"[\d.]+", name))
-            songs = players.sample(stage, student, int(steps), shift, seed=2)
-            _, pairs = judge(songs, silent)
-            everyone = np.ones(len(songs))
-            share = measures.energy(pairs, everyone)
-            share /= measures.energy(undistilled[shift], everyone)
-            values.append(round(share, 4))
-            print(f"student {len(values)}, {name}: ratio {values[-1]:.4f}", flush=True)
+        for row in rows:
+            songs = players.sample(stage, student, row["steps"], row["shift"], seed=2)
+            pairs = measures.distances(songs, reference.songs, reference.within)
+            share = ratio(pairs, undistilled[row["shift"]]).value
+            each[place(row)].append(round(share, 4))
+            print(f"another student, {place(row)}: ratio {share:.4f}", flush=True)
+        each["diversity"].append(diversity(stage, student, reference)[0])
     return {name: {"each": values, "mean": seeds.interval(values)} for name, values in each.items()}
 
 

@@ -22,9 +22,11 @@ from experiments.distill import adherence, evaluate, measures, players
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)
 
 
-def measure(stage: players.Stage, songs: np.ndarray, real: np.ndarray) -> dict[str, Any]:
-    """Measures songs [N, T, C] against those that the prompts describe."""
-    pairs = measures.distances(songs, real)
+def measure(
+    stage: players.Stage, songs: np.ndarray, real: np.ndarray, within: np.ndarray
+) -> dict[str, Any]:
+    """Measures songs [N, T, C] against those that the prompts describe; `within` are theirs."""
+    pairs = measures.distances(songs, real, within)
     energy = measures.bootstrap(lambda w: measures.energy(pairs, w), len(songs))
     spread = np.mean(songs.std((0, 1)) / real.std((0, 1)))
     found: dict[str, Any] = {"energy": evaluate.rounded(energy), "spread": round(float(spread), 3)}
@@ -46,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     compilation.enable_cache()
     stage = players.open_stage(options.teacher, options.prompts, min(16, options.prompts))
     real = np.concatenate([np.asarray(scene.real) for scene in stage.scenes])
-    rows = []
+    rows, within = [], measures.song_distances(real, real)
     for scale in options.scales:
         songs = players.sample(stage, stage.teacher, options.steps, options.shift, guidance=scale)
-        rows.append({"guidance": scale, **measure(stage, songs, real)})
+        rows.append({"guidance": scale, **measure(stage, songs, real, within)})
         print(json.dumps(rows[-1]), flush=True)
     found = {"prompts": options.prompts, "steps": options.steps, "rows": rows}
     print(json.dumps(found))

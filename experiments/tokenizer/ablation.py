@@ -31,6 +31,7 @@ from acestep_jax.training import cli, files, models
 from acestep_jax.training.config import Data, Model, Optimizer
 from acestep_jax.training.models import Loaded
 from acestep_jax.training.recipes.tokenizer import TrainTokenizer
+from experiments.distill.seeds import STUDENT_T
 from train import tokenizer
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -62,8 +63,6 @@ COLUMNS = {
     "perplexity": "codes/perplexity",
     "used": "codes/used",
 }
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Two-sided 95 % points of Student's t by the number of seeds."""
 
 
 def plan(shards: str, quick: bool) -> TrainTokenizer:

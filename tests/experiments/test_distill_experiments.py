@@ -140,8 +140,9 @@ def test_songs_half_as_varied_as_real_ones_are_told_from_them():
     songs, real = rng.standard_normal((2, 8, 16, 64)).astype(np.float32)
     nothing = adherence.Asked(None, None)
     stage = players.Stage(None, {}, [], [nothing] * 8)
-    flat = strength.measure(stage, 0.5 * songs, real)
-    equal = strength.measure(stage, songs, real)
+    within = measures.song_distances(real, real)
+    flat = strength.measure(stage, 0.5 * songs, real, within)
+    equal = strength.measure(stage, songs, real, within)
     assert set(flat) == {"energy", "spread"}, "no prompt names tempo or key"
     np.testing.assert_allclose([flat["spread"], equal["spread"]], [0.5, 1.0], rtol=0.02)
     # windows of 512 numbers: |x - y| -> sqrt(1 + 1/4), sqrt(1/2) and sqrt(2)
