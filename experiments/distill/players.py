@@ -43,7 +43,9 @@ class Stage(NamedTuple):
     asked: list[Asked]
 
 
-def open_stage(teacher: str, prompts: int, batch: int = 16, shards: str = "") -> Stage:
+def open_stage(
+    teacher: str, prompts: int, batch: int = 16, shards: str = "", num_frames: int = 128
+) -> Stage:
     """Loads the teacher and encodes held-out prompts.
 
     Raises:
@@ -53,7 +55,7 @@ def open_stage(teacher: str, prompts: int, batch: int = 16, shards: str = "") ->
         raise ValueError(f"{prompts} prompts are no whole number of batches of {batch}.")
     model = Model(weights=teacher, text_weights=TEXT_ENCODER)
     loaded = models.load(model)
-    data = Data(shards=shards, batch_size=batch, num_frames=128)
+    data = Data(shards=shards, batch_size=batch, num_frames=num_frames)
     batches = models.open_batches(Distill(name="evaluate", model=model, data=data), "validation")
     encode = jax.jit(lambda params, songs: scene_lib.encode(loaded.networks, params, songs))
     songs = [next(batches) for _ in range(prompts // batch)]

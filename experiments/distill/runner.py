@@ -1,11 +1,14 @@
 """What the ablations share: train every variant with every seed, measure, and keep the numbers.
 
 An ablation is a file with a question, and a line a variant: a name and the fields of the nano
-recipe that it changes, as `--set` would. Variants of one seed see the same songs and begin at the
-same networks. A run that stopped goes on where it was; a measured one is not run again, and the
-recipe itself, which most questions compare with, is trained once a seed for all of them.
+recipe that it changes, as `--set` would. All runs are half the recipe's size twice over (`SIZE`):
+80 iterations of clips of 2.56 s. Variants of one seed see the same songs and begin at the same
+networks. A run that stopped goes on where it was; what was trained or measured once is kept in its
+folder, and the recipe itself, which most questions compare with, is so made once for all of them.
 
     python -m experiments.distill.shift_law [--quick] [--seeds 0 1 2] [--variants joint]
+
+Several processes may share `--runs` if their seeds differ; the one that comes last finds all.
 
 Results are `results/<file>.json`, and from it a table and a plot: the energy distance to the
 guided teacher over that of the undistilled one (measures.py), mean and 95 % interval over seeds by
@@ -14,6 +17,7 @@ Student's t. An ordering is called shown only if the intervals do not overlap.
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -28,6 +32,7 @@ from acestep_jax import compilation
 from acestep_jax.training import cli, files
 from acestep_jax.training.overrides import override
 from acestep_jax.training.recipes.distill import Distill
+from acestep_jax.typing import Params
 from configs.nano import distill as recipe
 from experiments.distill import evaluate, players
 from experiments.distill import seeds as seeds_lib
@@ -35,10 +40,11 @@ from experiments.distill.dots import Row, dot_plot
 from train import distill
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SIZE = ("num_steps=160", "save_every=80")
+FRAMES, QUICK_FRAMES = 64, 32
+SIZE = ("num_steps=80", "save_every=40", f"data.num_frames={FRAMES}")
 QUICK = (
     *("warmup.steps=1", "warmup.updates=1", "warmup.teacher_steps=2", "warmup.critic_steps=1"),
-    *("num_steps=4", "critic_steps=1", "save_every=4", "data.batch_size=2", "data.num_frames=32"),
+    *("num_steps=4", "critic_steps=1", "save_every=4", "data.batch_size=2", f"data.num_frames={QUICK_FRAMES}"),
 )
 SILENT = (
     *("model.vae_weights=", "model.export_dtype=float32", "evaluation.num_items=2"),
@@ -92,31 +98,53 @@ def train(config: Distill) -> float:
 
 
 class Judge:
-    """Measures students on the same prompts and noise; the references are sampled once."""
+    """Measures students on the same prompts and noise; the references are sampled once, if ever."""
 
-    def __init__(self, grid: Sequence[tuple[int, float]], quick: bool) -> None:
-        """Samples the teacher, guided and not."""
-        prompts, steps = (4, 4) if quick else (64, 50)
-        self._grid, guidance = list(grid), recipe.get_config().guidance_scale
-        self._stage = players.open_stage(players.TEACHER, prompts, min(16, prompts))
-        self._reference = evaluate.make_reference(
-            self._stage, steps=steps, guidance=guidance, shift=3.0, sound=False
+    def __init__(self, quick: bool) -> None:
+        """Takes 64 prompts and a teacher of 50 steps, or four of both."""
+        self._quick = quick
+        self._undistilled: dict[float, evaluate.Distances] = {}
+
+    @functools.cached_property
+    def _stage(self) -> players.Stage:
+        prompts, frames = (4, QUICK_FRAMES) if self._quick else (64, FRAMES)
+        return players.open_stage(players.TEACHER, prompts, min(16, prompts), num_frames=frames)
+
+    @functools.cached_property
+    def _reference(self) -> evaluate.Reference:
+        return evaluate.make_reference(
+            self._stage,
+            steps=4 if self._quick else 50,
+            guidance=recipe.get_config().guidance_scale,
+            shift=3.0,
+            sound=False,
         )
-        teacher = self._stage.teacher
-        self._undistilled = {
-            shift: self._distances(teacher, 8, shift) for shift in {s for _, s in self._grid}
-        }
 
-    def __call__(self, student: str) -> dict[str, float]:
-        """Gives {"8 steps, shift 3": share of the undistilled teacher's distance, ...}."""
-        params, found = players.load_student(student), {}
-        for steps, shift in self._grid:
-            share = evaluate.ratio(self._distances(params, steps, shift), self._undistilled[shift])
-            found[f"{steps} steps, shift {shift:g}"] = round(share.value, 5)
-        spread = evaluate.diversity(self._stage, params, self._reference)
-        return {**found, "diversity": spread[0]}
+    def __call__(self, run: pathlib.Path, grid: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """Gives {"8 steps, shift 3": share of the undistilled teacher's distance, ...}.
 
-    def _distances(self, params: Any, steps: int, shift: float) -> evaluate.Distances:
+        Args:
+          run: a trained run's folder, which keeps what was measured of it.
+          grid: (steps, shift) to measure at.
+        """
+        kept, places = run / "measures.json", [(f"{n} steps, shift {s:g}", n, s) for n, s in grid]
+        known = json.loads(kept.read_text()) if kept.exists() else {}
+        missing = [place for place in places if place[0] not in known]
+        if missing or "diversity" not in known:
+            params = players.load_student(str(run / "export" / "model"))
+            known |= {name: self._share(params, steps, shift) for name, steps, shift in missing}
+            spread = evaluate.diversity(self._stage, params, self._reference)[0]
+            files.write_atomically(kept, json.dumps(known | {"diversity": spread}))
+            return self(run, grid)
+        return {name: known[name] for name in [*(place[0] for place in places), "diversity"]}
+
+    def _share(self, params: Params, steps: int, shift: float) -> float:
+        if shift not in self._undistilled:
+            self._undistilled[shift] = self._distances(self._stage.teacher, 8, shift)
+        ours, theirs = self._distances(params, steps, shift), self._undistilled[shift]
+        return round(evaluate.ratio(ours, theirs).value, 5)
+
+    def _distances(self, params: Params, steps: int, shift: float) -> evaluate.Distances:
         songs = players.sample(self._stage, params, steps, shift, seed=2)
         return evaluate.judge(songs, self._reference)[1]
 
@@ -192,7 +220,7 @@ def main(ablation: Ablation, arguments: Sequence[str] | None = None) -> list[dic
     results = options.runs / "quick" / "results" if options.quick else options.results
     known = results / f"{ablation.name}.json"
     rows = json.loads(known.read_text()) if known.exists() else []
-    judge = Judge(ablation.grid, options.quick)
+    judge = Judge(options.quick)
     for seed in seeds:
         for name in options.variants:
             if any((row["variant"], row["seed"]) == (name, seed) for row in rows):
@@ -200,7 +228,7 @@ def main(ablation: Ablation, arguments: Sequence[str] | None = None) -> list[dic
             changes = ablation.variants[name]
             workdir = place(options.runs, changes, seed, options.quick)
             seconds = train(plan(changes, seed, workdir, options.quick))
-            measured = judge(str(workdir / "export" / "model"))
+            measured = judge(workdir, ablation.grid)
             rows.append({"variant": name, "seed": seed, "seconds": seconds, "measures": measured})
             keep(ablation, rows, results)
             print(json.dumps(rows[-1]), flush=True)
