@@ -89,9 +89,9 @@ def evaluate(
     reference: Reference,
     grid: Sequence[tuple[int, float]],
 ) -> dict[str, Any]:
-    """Measures a student at every (steps, shift), beside the undistilled teacher with 8 steps.
+    """Measures students at every (steps, shift), beside the undistilled teacher with 8 steps.
 
-    Further students, of other seeds, are measured by their latents alone: see `over_students`.
+    The first is the one that is reported; with others, of other seeds, `over_students` follows.
     """
     again, _ = judge(reference.again, reference)
     rows: list[dict[str, Any]] = [{"system": "teacher again", **again}]
@@ -101,43 +101,54 @@ def evaluate(
         numbers, undistilled[shift] = judge(songs, reference)
         rows.append({"system": "undistilled", "steps": 8, "shift": shift, **numbers})
         print(line(rows[-1]), flush=True)
-    student, *others = students
-    for steps, shift in grid:
-        songs = players.sample(stage, student, steps, shift, seed=2)
-        numbers, pairs = judge(songs, reference)
-        share = {"ratio": rounded(ratio(pairs, undistilled[shift]))}
-        rows.append({"system": "student", "steps": steps, "shift": shift, **numbers, **share})
-        print(line(rows[-1]), flush=True)
-    found = {"rows": rows, "diversity": diversity(stage, student, reference)}
-    found |= {"adherence": adherent(stage, student, reference)} if reference.mel else {}
-    if others:
-        found["students"] = over_students(stage, others, reference, undistilled, found)
-    return found
+    asked = None if reference.mel is None else hits(stage, reference.songs)
+    measured = []
+    for student in students:
+        found = [
+            measure_student(stage, student, reference, undistilled[shift], (steps, shift))
+            for steps, shift in grid
+        ]
+        own = {"rows": found, "diversity": diversity(stage, student, reference)}
+        own |= {} if asked is None else {"adherence": adherent(stage, student, asked)}
+        measured.append(own)
+    first = measured[0]
+    over = {"students": over_students(measured)} if len(measured) > 1 else {}
+    return first | {"rows": rows + first["rows"]} | over
 
 
-def over_students(
+def measure_student(
     stage: players.Stage,
-    others: Sequence[Params],
+    student: Params,
     reference: Reference,
-    undistilled: Mapping[float, Distances],
-    first: Mapping[str, Any],
-) -> dict[str, dict[str, list[float]]]:
-    """Measures further students where the first was: shares of the distance, and diversity.
+    undistilled: Distances,
+    where: tuple[int, float],
+) -> dict[str, Any]:
+    """Measures a student with so many steps at a shift."""
+    steps, shift = where
+    numbers, pairs = judge(players.sample(stage, student, steps, shift, seed=2), reference)
+    share = rounded(ratio(pairs, undistilled))
+    row = {"system": "student", "steps": steps, "shift": shift, **numbers, "ratio": share}
+    print(line(row), flush=True)
+    return row
 
-    Returns:
-      {"8 steps, shift 1": {"each": [...], "mean": [mean, low, high]}, ..., "diversity": ...}; the
-      interval is Student's t over students.
+
+def over_students(measured: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Gathers what each student measured: {"8 steps, shift 1, ratio": {"each", "mean"}, ...}.
+
+    A mean is [mean, low, high] by Student's t over students.
     """
-    rows = [row for row in first["rows"] if row["system"] == "student"]
-    each = {place(row): [row["ratio"][0]] for row in rows} | {"diversity": [first["diversity"][0]]}
-    for student in others:
-        for row in rows:
-            songs = players.sample(stage, student, row["steps"], row["shift"], seed=2)
-            pairs = measures.distances(songs, reference.songs, reference.within)
-            share = ratio(pairs, undistilled[row["shift"]]).value
-            each[place(row)].append(round(share, 4))
-            print(f"another student, {place(row)}: ratio {share:.4f}", flush=True)
-        each["diversity"].append(diversity(stage, student, reference)[0])
+    each: dict[str, list[float]] = {}
+    for student in measured:
+        named = {
+            f"{place(row)}, {name}": row[name][0]
+            for row in student["rows"]
+            for name in ("ratio", "frechet")
+            if name in row
+        } | {"diversity": student["diversity"][0]}
+        for name, row in student.get("adherence", {}).items():
+            named[f"{name} as asked, less the teacher's"] = row["difference"][0]
+        for name, value in named.items():
+            each.setdefault(name, []).append(value)
     return {name: {"each": values, "mean": seeds.interval(values)} for name, values in each.items()}
 
 
@@ -155,15 +166,18 @@ def diversity(stage: players.Stage, student: Params, reference: Reference) -> li
     return rounded(measures.bootstrap(lambda w: measures.diversity(ours, theirs, w), count))
 
 
+def hits(stage: players.Stage, songs: np.ndarray) -> dict[str, np.ndarray]:
+    """Tells of every song whether its tempo and key are those asked for."""
+    return adherence.hits(players.decode(songs), stage.asked)
+
+
 def adherent(
-    stage: players.Stage, student: Params, reference: Reference
+    stage: players.Stage, student: Params, teacher: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     """Compares how often tempo and key are those asked for: 8 steps at shift 3, and the teacher."""
-    made = {"teacher": reference.songs, "student": players.sample(stage, student, 8, 3.0, seed=2)}
-    hits = {name: adherence.hits(players.decode(z), stage.asked) for name, z in made.items()}
-    found = {}
+    student_hits, found = hits(stage, players.sample(stage, student, 8, 3.0, seed=2)), {}
     for name in ("tempo", "key"):
-        theirs, ours = (hits[system][name] for system in ("teacher", "student"))
+        theirs, ours = teacher[name], student_hits[name]
         if not np.isfinite(theirs).any():
             continue  # no prompt names one
         found[name] = {
@@ -183,7 +197,8 @@ def verdict(found: Mapping[str, Any]) -> dict[str, bool]:
     eight = [row for row in found["rows"] if row["system"] == "student" and row["steps"] == 8]
     shares, kept = [row["ratio"][0] for row in eight], [found["diversity"][0]]
     for name, students in found.get("students", {}).items():
-        shares += [students["mean"][0]] if name.startswith("8 steps") else []
+        eighth = name.startswith("8 steps") and name.endswith("ratio")
+        shares += [students["mean"][0]] if eighth else []
         kept += [students["mean"][0]] if name == "diversity" else []
     return {
         "at most half as far as the undistilled": all(share <= TARGET_RATIO for share in shares),

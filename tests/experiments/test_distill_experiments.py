@@ -1,6 +1,7 @@
 """The measures that judge a student, against laws whose distance is known; and the ablations."""
 
 import importlib
+import json
 import pathlib
 
 import numpy as np
@@ -31,6 +32,14 @@ def test_equal_laws_are_no_distance_apart_and_others_what_integration_gives():
     expected = 2 * np.sqrt(11) - 2 * np.sqrt(2)
     found = measures.energy(measures.distances(wide, one), ones)
     np.testing.assert_allclose(found, expected, rtol=0.05)  # fluctuations of 16 numbers
+
+
+def test_a_songs_distance_is_the_mean_over_the_windows_of_both():
+    x, y = _songs(0, 1, 0, count=2, frames=5), _songs(100, 1, 1, count=3, frames=5)
+    windows = [z[:, :4].reshape(len(z), 2, 4).astype(float) for z in (x, y)]
+    gaps = windows[0][:, None, :, None] - windows[1][None, :, None]
+    expected = np.sqrt(np.mean(gaps**2, -1)).mean((2, 3))
+    np.testing.assert_allclose(measures.song_distances(x, y, 2), expected, rtol=1e-10)
 
 
 def test_pairs_of_one_prompt_do_not_count():
@@ -103,13 +112,14 @@ def test_a_student_nearer_than_half_passes_and_another_fails():
 
 def test_the_means_of_several_students_must_pass_as_well():
     students = {
-        "8 steps, shift 1": {"mean": [0.6, 0, 1]},
-        "4 steps, shift 1": {"mean": [0.9, 0, 1]},
+        "8 steps, shift 1, ratio": {"mean": [0.6, 0, 1]},
+        "8 steps, shift 1, frechet": {"mean": [0.9, 0, 1]},
+        "4 steps, shift 1, ratio": {"mean": [0.9, 0, 1]},
     }
     row = {"system": "student", "steps": 8, "ratio": [0.3, 0, 1]}
     found = {"rows": [row], "diversity": [0.95, 0, 1], "students": students}
     assert list(evaluate.verdict(found).values()) == [False, True]
-    students["8 steps, shift 1"]["mean"][0] = 0.4
+    students["8 steps, shift 1, ratio"]["mean"][0] = 0.4
     students["diversity"] = {"mean": [0.8, 0, 1]}
     assert list(evaluate.verdict(found).values()) == [True, False]
 
@@ -218,6 +228,33 @@ def test_a_run_that_ended_is_not_trained_again(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "seconds"]
 
 
+def test_students_of_several_seeds_are_gathered_measure_by_measure():
+    def one(ratio, frechet, key):
+        row = {"steps": 8, "shift": 1.0, "ratio": [ratio, 0, 1], "frechet": [frechet, 0, 1]}
+        adherence = {"key": {"difference": [key, -1, 1]}}
+        return {"rows": [row], "diversity": [0.9, 0, 1], "adherence": adherence}
+
+    found = evaluate.over_students([one(0.2, 0.5, -0.1), one(0.4, 0.7, 0.1)])
+    assert {name: row["each"] for name, row in found.items()} == {
+        "8 steps, shift 1, ratio": [0.2, 0.4],
+        "8 steps, shift 1, frechet": [0.5, 0.7],
+        "diversity": [0.9, 0.9],
+        "key as asked, less the teacher's": [-0.1, 0.1],
+    }
+    assert found["8 steps, shift 1, ratio"]["mean"][0] == pytest.approx(0.3)
+
+
+def test_what_was_measured_of_a_run_is_not_measured_again(tmp_path, monkeypatch):
+    kept = {"8 steps, shift 3": 0.25, "4 steps, shift 1.5": 0.5, "diversity": 0.9}
+    (tmp_path / "measures.json").write_text(json.dumps(kept))
+    judge = runner.Judge(True)
+    monkeypatch.setattr(players, "load_student", lambda _: pytest.fail("measured again"))
+    assert judge(tmp_path, [(8, 3.0)]) == {"8 steps, shift 3": 0.25, "diversity": 0.9}
+    assert list(judge(tmp_path, [(4, 1.5), (8, 3.0)])) == [
+        *("4 steps, shift 1.5", "8 steps, shift 3", "diversity"),
+    ]
+
+
 @pytest.mark.slow
 def test_the_shipped_pair_is_measured_whole():
     small = ["--prompts", "8", "--teacher_steps", "2", "--steps", "8", "--shifts", "3"]
@@ -226,7 +263,7 @@ def test_the_shipped_pair_is_measured_whole():
     assert systems == ["teacher again", "undistilled", "student"]
     assert "students" not in found
     twice = evaluate.main([*small, "--no_sound", "--others", players.STUDENT])["students"]
-    assert set(twice) == {"8 steps, shift 3", "diversity"}
+    assert set(twice) == {"8 steps, shift 3, ratio", "diversity"}
     for measured in twice.values():  # the same weights, measured again
         assert measured["each"][0] == pytest.approx(measured["each"][1], abs=1e-3)
     assert all(0 < found["adherence"][name]["count"] <= 8 for name in ("tempo", "key"))
