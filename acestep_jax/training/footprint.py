@@ -68,11 +68,20 @@ class Shares:
       batch: size of the batch, over all devices.
       devices: how many share it.
       parameters: {shape: how many devices share a parameter of that shape}.
+      layouts: in how many layouts the compiler keeps what a loop stacks for the loop that goes
+        back: 2 on GPUs, by XLA's report of its buffers for the 2B model (BUILD_NOTES.md, 14).
     """
 
-    def __init__(self, batch: int, devices: int, parameters: Mapping[tuple[int, ...], int]) -> None:
+    def __init__(
+        self,
+        batch: int,
+        devices: int,
+        parameters: Mapping[tuple[int, ...], int],
+        layouts: int = 1,
+    ) -> None:
         """Remembers them."""
         self.batch, self.devices, self.parameters = batch, devices, dict(parameters)
+        self.layouts = layouts
 
     def __call__(self, shape: tuple[int, ...]) -> int:
         if shape in self.parameters:
@@ -106,12 +115,13 @@ def peak(jaxpr: Any, shares: Shares, stacked: int = 0) -> int:
     results = results[: len(results) - stacked]
     held = _materialised(operations, results)
     last = _last_reads(operations, results, held)
+    copied = _read_backwards(operations) if shares.layouts > 1 else set()
     free = set(given)  # has a place that is not this program's to count
     alive = highest = 0
     ends: dict[int, int] = {}
     for i, step in enumerate(operations):
         for value in step.makes:
-            size = _bytes(value.aval, shares)
+            size = _bytes(value.aval, shares) * (shares.layouts if value in copied else 1)
             before = _replaced(step, value, last, i)
             if before in free:
                 free.add(value)
@@ -206,6 +216,18 @@ def _last_reads(
         for value in step.reads:
             last[value] = max([last.get(value, 0), *ends])
     return last
+
+
+def _read_backwards(operations: Sequence[Operation]) -> set[Value]:
+    """Finds the stacks that a loop makes and a loop in the other direction reads, turn by turn."""
+    loops = [step for step in operations if step.name == "scan"]
+    made = {value for step in loops for value in step.makes[step.params["num_carry"] :]}
+    read = set()
+    for step in loops:
+        first = step.params["num_consts"] + step.params["num_carry"]
+        count = len(step.params["jaxpr"].jaxpr.invars) - first
+        read |= set(step.reads[len(step.reads) - count :]) if step.params["reverse"] else set()
+    return made & read
 
 
 def _materialised(operations: Sequence[Operation], results: Sequence[Value]) -> set[Value]:

@@ -218,6 +218,7 @@ def _computed(
         batch.shape[0],
         batch.shape[0] // local,
         footprint.parameter_shares(params, jax.tree.map(lambda x: x.sharding, params)),
+        layouts=2 if backends.current() == "gpu" else 1,
     )
     return local_bytes(used) + footprint.peak(jaxpr, shares)
 

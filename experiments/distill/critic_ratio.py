@@ -13,10 +13,10 @@ ABLATION = runner.Ablation(
     question="How many critic updates does a student update need, and how fast a fake score?",
     variants={
         "1": ("critic_steps=1",),
-        "2": ("critic_steps=2",),
-        "5": (),
+        "2": (),
+        "5": ("critic_steps=5",),
         "3, fake rate 6e-4": ("critic_steps=3", "fake.peak_lr=6e-4"),
-        "5, discriminator rate 3e-4": ("discriminator.peak_lr=3e-4",),
+        "2, discriminator rate 3e-4": ("discriminator.peak_lr=3e-4",),
     },
     grid=players.grid((8, 4), (1.0, 3.0)),
 )

@@ -15,7 +15,7 @@ from experiments.distill.measures import Moments
 
 FOLDER = pathlib.Path(runner.__file__).parent
 SHARED = {"__init__", "dots", "evaluate", "measures", "adherence", "players", "ring", "runner"}
-SHARED |= {"strength", "seeds"}
+SHARED |= {"strength", "seeds", "__main__"}
 ABLATIONS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SHARED)
 
 

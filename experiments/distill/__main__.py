@@ -1,0 +1,24 @@
+"""All ablations, one after the other, with one judge and the runs that they share.
+
+    python -m experiments.distill [--quick] [--seeds 0 1 2] [--variants NAME ...]
+"""
+
+from experiments.distill import (
+    adversary,
+    backward,
+    coupling,
+    critic_ratio,
+    discriminator,
+    runner,
+    shift_law,
+    step_law,
+    terms,
+)
+
+QUESTIONS = (
+    *(coupling, terms, adversary, backward),
+    *(shift_law, step_law, discriminator, critic_ratio),
+)
+
+if __name__ == "__main__":
+    runner.main(*(question.ABLATION for question in QUESTIONS))
