@@ -69,7 +69,8 @@ class Shares:
       devices: how many share it.
       parameters: {shape: how many devices share a parameter of that shape}.
       layouts: in how many layouts the compiler keeps what a loop stacks for the loop that goes
-        back: 2 on GPUs, by XLA's report of its buffers for the 2B model (BUILD_NOTES.md, 14).
+        back: 2 on GPUs, by XLA's report of its buffers for the 2B model, whose layers are
+        rematerialised (BUILD_NOTES.md, section 14).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """All ablations, one after the other, with one judge and the runs that they share.
 
-    python -m experiments.distill [--quick] [--seeds 0 1 2] [--variants NAME ...]
+python -m experiments.distill [--quick] [--seeds 0 1 2] [--variants NAME ...]
 """
 
 from experiments.distill import (

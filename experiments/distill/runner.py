@@ -12,7 +12,8 @@ Several processes may share `--runs` if their seeds differ; the one that comes l
 
 Results are `results/<file>.json`, and from it a table and a plot: the energy distance to the
 guided teacher over that of the undistilled one (measures.py), mean and 95 % interval over seeds by
-Student's t. An ordering is called shown only if the intervals do not overlap.
+Student's t. An order of two variants is called shown only if the interval of their difference, seed
+by seed, leaves zero out.
 """
 
 import argparse
@@ -45,7 +46,13 @@ SIZE = ("num_steps=80", "save_every=40", f"data.num_frames={FRAMES}", "critic_st
 """Two critic updates, not the recipe's five: at this size no worse (critic_ratio.py), and faster."""
 QUICK = (
     *("warmup.steps=1", "warmup.updates=1", "warmup.teacher_steps=2", "warmup.critic_steps=1"),
-    *("num_steps=4", "critic_steps=1", "save_every=4", "data.batch_size=2", f"data.num_frames={QUICK_FRAMES}"),
+    *(
+        "num_steps=4",
+        "critic_steps=1",
+        "save_every=4",
+        "data.batch_size=2",
+        f"data.num_frames={QUICK_FRAMES}",
+    ),
 )
 SILENT = (
     *("model.vae_weights=", "model.export_dtype=float32", "evaluation.num_items=2"),
@@ -159,18 +166,38 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[flo
     return found
 
 
-def verdict(summary: Mapping[str, Mapping[str, Sequence[float]]], measure: str) -> str:
-    """Names the best variant of a measure, if its interval lies below all others.
+def behind(
+    rows: Sequence[Mapping[str, Any]], measure: str, best: str, other: str
+) -> list[float] | None:
+    """Gives by how much one variant's distance is larger, [mean, low, high], seed by seed.
 
-    A variant with one seed has no interval, and so no order to the others.
+    Runs of one seed share their songs and start, so pairs differ less than seeds do. None without
+    two seeds that both have run.
     """
-    order = sorted(summary, key=lambda name: summary[name][measure][0])
-    best, *others = order
-    lone = [name for name in order if summary[name][measure][1] == summary[name][measure][2]]
-    if not lone and all(summary[best][measure][2] < summary[name][measure][1] for name in others):
-        return f"{measure}: {best} is best"
-    why = f"; one seed of {', '.join(lone)}" if lone else ""
-    return f"{measure}: no order shown ({best} has the smallest mean{why})"
+    each = {
+        name: {row["seed"]: row["measures"][measure] for row in rows if row["variant"] == name}
+        for name in (best, other)
+    }
+    shared = each[best].keys() & each[other].keys()
+    gaps = [each[other][seed] - each[best][seed] for seed in sorted(shared)]
+    return seeds_lib.interval(gaps) if len(gaps) > 1 else None
+
+
+def verdict(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
+    """Names the variant with the smallest mean, and which others are shown to be farther away."""
+    summary = summarise(rows)
+    best, *others = sorted(summary, key=lambda name: summary[name][measure][0])
+    gaps = {name: behind(rows, measure, best, name) for name in others}
+    shown = {name: gap for name, gap in gaps.items() if gap is not None and gap[1] > 0}
+    parts = [
+        f"{name} by {mean:.2f} ({low:.2f} to {high:.2f})"
+        for name, (mean, low, high) in shown.items()
+    ]
+    told = f"; farther by pairs of seeds: {', '.join(parts)}" if parts else ""
+    if len(shown) == len(others):
+        return f"{measure}: {best} is best{told}"
+    open_ = [name for name in others if name not in shown]
+    return f"{measure}: {best} has the smallest mean{told}; no order shown to {', '.join(open_)}"
 
 
 def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -189,7 +216,7 @@ def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines += [f"| {name} | {len(own)} | {minutes:.1f} | {' | '.join(cells)} |"]
     places = [measure for measure in measures if measure != "diversity"]
-    return "\n".join([*lines, "", *(f"- {verdict(summary, m)}" for m in places), ""])
+    return "\n".join([*lines, "", *(f"- {verdict(rows, m)}" for m in places), ""])
 
 
 def keep(ablation: Ablation, rows: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> None:

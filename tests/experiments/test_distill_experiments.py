@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from acestep_jax.tasks import prompt
-from acestep_jax.training.overrides import override
-from configs.nano import distill as recipe
 from experiments.distill import adherence, dots, evaluate, measures, players, runner, strength
 from experiments.distill.measures import Moments
 
@@ -172,7 +170,7 @@ def test_an_ablation_asks_one_question_and_its_variants_can_be_built(name):
         for quick in (False, True):
             config = runner.plan(changes, 1, pathlib.Path("somewhere"), quick)
             assert config.seed == 1 and not config.model.vae_weights
-        plans.append(override(recipe.get_config(), list(changes)))
+        plans.append(runner.plan(changes, 1, pathlib.Path("somewhere"), False))
     assert len(set(plans)) == len(plans) > 1, "two variants are the same"
 
 
@@ -183,16 +181,28 @@ ROWS = [
 ]
 
 
-def test_an_order_is_shown_only_where_intervals_do_not_overlap():
+def test_a_summary_has_the_mean_over_seeds_and_students_interval():
     summary = runner.summarise(ROWS)
     mean, low, high = summary["one"]["8 steps"]
     half = 4.303 * 0.01 / 3**0.5  # Student's t with two degrees of freedom
     np.testing.assert_allclose([mean, low, high], [0.1, 0.1 - half, 0.1 + half], atol=1e-4)
-    assert runner.verdict(summary, "8 steps") == "8 steps: one is best"
-    near = [row | {"measures": {"8 steps": row["seed"] + 0.0, "diversity": 1.0}} for row in ROWS]
-    assert "no order shown" in runner.verdict(runner.summarise(near), "8 steps")
-    lone = runner.verdict(runner.summarise(ROWS[:4]), "8 steps")
-    assert lone == "8 steps: no order shown (one has the smallest mean; one seed of other)"
+
+
+def test_an_order_is_shown_by_differences_of_pairs_of_seeds():
+    told = runner.verdict(ROWS, "8 steps")
+    assert told.startswith("8 steps: one is best; farther by pairs of seeds: other by ")
+    # seeds differ far more than variants, and every pair by the same: shown all the same
+    apart = {"one": 0.0, "other": 0.01}
+    paired = [_row(row, row["seed"] + apart[row["variant"]]) for row in ROWS]
+    assert runner.verdict(paired, "8 steps").endswith("other by 0.01 (0.01 to 0.01)")
+    crossed = [_row(row, abs(row["seed"] - 2 * (row["variant"] == "other"))) for row in ROWS]
+    assert runner.verdict(crossed, "8 steps").endswith("no order shown to other")
+    lone = runner.verdict(ROWS[:4], "8 steps")
+    assert lone == "8 steps: one has the smallest mean; no order shown to other"
+
+
+def _row(row, value):
+    return row | {"measures": {"8 steps": float(value), "diversity": 1.0}}
 
 
 def test_results_are_kept_as_numbers_table_and_plot(tmp_path):
@@ -215,7 +225,7 @@ def test_runs_have_one_folder_if_and_only_if_they_are_the_same():
     variants = [changes for m in modules for changes in m.ABLATION.variants.values()]
     folder = pathlib.Path("runs")
     places = [runner.place(folder, changes, 0, False) for changes in variants]
-    configs = [override(recipe.get_config(), list(changes)) for changes in variants]
+    configs = [runner.plan(changes, 0, folder, False) for changes in variants]
     assert len(set(places)) == len(set(configs)) == len(set(zip(places, configs, strict=True)))
     assert places.count(folder / "recipe-0") > 4, "most questions compare with the recipe"
     assert runner.place(folder, (), 1, False) != runner.place(folder, (), 0, False)

@@ -130,3 +130,31 @@ def test_what_is_computed_in_its_reader_keeps_its_source_alive():
         return jax.nn.softmax(logits) @ x
 
     assert _peak(soften, SQUARE) >= 2 * SIZE  # logits are read until their exponentials are made
+
+
+def test_what_a_loop_stacks_for_the_loop_that_goes_back_is_held_in_every_layout():
+    def slopes(x, w):
+        def body(carry, _):
+            return jnp.square(carry @ w), None
+
+        return jax.grad(lambda x: jnp.sum(jax.lax.scan(body, x, None, length=10)[0]))(x)
+
+    once, twice = (
+        _peak(slopes, SQUARE, SQUARE, shares=Shares(7, 1, {}, layouts=n)) for n in (1, 2)
+    )
+    assert twice - once == 10 * SIZE  # ten products, whose doubles are the slopes of squares
+
+
+def test_what_a_loop_stacks_for_others_is_held_once():
+    def forwards(x, w):
+        def body(carry, _):
+            carry = carry @ w
+            return carry, carry
+
+        states = jax.lax.scan(body, x, None, length=10)[1]
+        return jax.lax.scan(lambda total, state: (total + state @ w, None), x, states)[0]
+
+    once, twice = (
+        _peak(forwards, SQUARE, SQUARE, shares=Shares(7, 1, {}, layouts=n)) for n in (1, 2)
+    )
+    assert twice == once
