@@ -2,9 +2,10 @@
 
 An ablation is a file with a question, and a line a variant: a name and the fields of the nano
 recipe that it changes, as `--set` would. All runs are half the recipe's size twice over (`SIZE`):
-80 iterations of clips of 2.56 s, with two critic updates each. Variants of one seed see the same songs and begin at the same
-networks. A run that stopped goes on where it was; what was trained or measured once is kept in its
-folder, and the recipe itself, which most questions compare with, is so made once for all of them.
+80 iterations of clips of 2.56 s, with two critic updates each. Variants of one seed see the same
+songs and begin at the same networks. A run that stopped goes on where it was; what was trained or
+measured once is kept in its folder, and the recipe at this size, which most questions compare with,
+is so made once for all of them.
 
     python -m experiments.distill.shift_law [--quick] [--seeds 0 1 2] [--variants joint]
 
@@ -43,7 +44,7 @@ from train import distill
 RESULTS = pathlib.Path(__file__).parent / "results"
 FRAMES, QUICK_FRAMES = 64, 32
 SIZE = ("num_steps=80", "save_every=40", f"data.num_frames={FRAMES}", "critic_steps=2")
-"""Two critic updates, not the recipe's five: at this size no worse (critic_ratio.py), and faster."""
+"""Two critic updates, not the recipe's five: at this size no worse (critic_ratio.py)."""
 QUICK = (
     *("warmup.steps=1", "warmup.updates=1", "warmup.teacher_steps=2", "warmup.critic_steps=1"),
     *(
