@@ -6,7 +6,8 @@ Method:   as configs/turbo/distill.py, in the form that fits on few devices: one
           score's rank and rate are larger, as it has to follow. The student is exported merged, and
           as an adapter in the naming of PEFT, of the release and of diffusers.
 Command:  python -m train.distill --config configs/turbo/distill_lora.py
-Before:   add --dry_run --devices 8 for memory, operations and bytes of every step.
+Before:   add --dry_run --topology h100:8 for memory, operations and bytes of every step: on eight
+          of them at most 5.6 GiB each, of which 3.8 stay (BUILD_NOTES.md, section 14).
 Cost:     not run yet: no device of that size was at hand.     Expect:  not known yet.
 """
 
