@@ -19,7 +19,6 @@ A stopped run goes on where it was. A line a row; the last line is one JSON obje
 import argparse
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,11 +29,11 @@ import numpy as np
 from acestep_jax import compilation
 from acestep_jax.ops import meanflow, timesteps
 from acestep_jax.sampling import flow
-from acestep_jax.training import cli, files
 from acestep_jax.training.config import Data, Model, Optimizer
 from acestep_jax.training.recipes.dit import MeanFlow, TrainDiT
 from acestep_jax.training.scene import Scene
 from acestep_jax.typing import Array, Params
+from experiments import runs
 from experiments.distill import evaluate, measures, players
 from train import dit
 
@@ -65,14 +64,8 @@ def plan(arm: str, seed: int, options: argparse.Namespace) -> TrainDiT:
 
 def train(config: TrainDiT) -> tuple[Params, float]:
     """Runs an arm to its end, or what is left of it; gives its DiT and processor seconds."""
-    done = pathlib.Path(config.workdir) / "seconds"
-    if not done.exists():
-        begin = time.process_time()
-        cli.prepare_workdir(config)
-        dit.main(config)
-        files.write_atomically(done, f"{time.process_time() - begin:.1f}")
-    student = players.load_student(str(done.parent / "export" / "model"))
-    return student, float(done.read_text())
+    seconds = runs.run_once(dit.main, config)
+    return players.load_student(f"{config.workdir}/export/model"), seconds
 
 
 def average_sampler(config: TrainDiT, stage: players.Stage) -> Callable[..., Array]:
@@ -164,13 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         vars(options).update(train_steps=2, prompts=8, reference_steps=4, shards="+")
     compilation.enable_cache()
     plans = {arm: plan(arm, options.seed, options) for arm in ARMS}
-    runs = {arm: train(config) for arm, config in plans.items()}
+    trained = {arm: train(config) for arm, config in plans.items()}
     stage = players.open_stage(players.TEACHER, options.prompts, min(16, options.prompts))
-    arms, rows = {arm: params for arm, (params, _) in runs.items()}, []
+    arms, rows = {arm: params for arm, (params, _) in trained.items()}, []
     for row in compare(stage, plans["average"], arms, options.reference_steps):
         rows.append(row)
         print(json.dumps(row), flush=True)
-    seconds = {arm: seconds for arm, (_, seconds) in runs.items()}
+    seconds = {arm: seconds for arm, (_, seconds) in trained.items()}
     found = {"prompts": options.prompts, "processor_seconds": seconds, "rows": rows}
     print(json.dumps(found))
     return found

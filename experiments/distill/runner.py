@@ -23,19 +23,18 @@ import functools
 import json
 import pathlib
 import re
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from acestep_jax import compilation
-from acestep_jax.training import cli, files
+from acestep_jax.training import files
 from acestep_jax.training.overrides import override
 from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.typing import Params
 from configs.nano import distill as recipe
+from experiments import runs
 from experiments.distill import evaluate, players
 from experiments.distill import seeds as seeds_lib
 from experiments.distill.dots import Row, dot_plot
@@ -89,21 +88,6 @@ def place(folder: pathlib.Path, changes: Sequence[str], seed: int, quick: bool) 
     """Names the folder of a run by what it changes, so that questions share their runs."""
     name = re.sub(r"[^\w.,=-]", "_", "+".join(changes)) or "recipe"
     return folder / ("quick" if quick else "") / f"{name}-{seed}"
-
-
-def train(config: Distill) -> float:
-    """Runs a variant to its end, or what is left of it; gives processor seconds.
-
-    A run that has ended is left as it is; its seconds are read. What a stopped run took is lost.
-    """
-    done = pathlib.Path(config.workdir) / "seconds"
-    if not done.exists():
-        begin = time.process_time()
-        cli.prepare_workdir(config)
-        distill.main(config)
-        shutil.rmtree(done.parent / "checkpoints", ignore_errors=True)
-        files.write_atomically(done, f"{time.process_time() - begin:.1f}")
-    return float(done.read_text())
 
 
 class Judge:
@@ -247,7 +231,7 @@ def run(ablation: Ablation, judge: Judge, options: argparse.Namespace) -> list[d
             if told or (options.variants and name not in options.variants):
                 continue
             workdir = place(options.runs, changes, seed, options.quick)
-            seconds = train(plan(changes, seed, workdir, options.quick))
+            seconds = runs.run_once(distill.main, plan(changes, seed, workdir, options.quick))
             measured = judge(workdir, ablation.grid)
             rows.append({"variant": name, "seed": seed, "seconds": seconds, "measures": measured})
             keep(ablation, rows, results)

@@ -15,19 +15,18 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from acestep_jax import compilation
-from acestep_jax.training import cli, files, models
+from acestep_jax.training import files, models
 from acestep_jax.training.config import Model
 from acestep_jax.training.overrides import override
 from configs.nano import grpo_dit as dit_recipe
 from configs.nano import grpo_planner as planner_recipe
+from experiments import runs
 from experiments.distill.dots import Row, dot_plot
 from experiments.distill.runner import summarise
 from experiments.rl import planning, singing
@@ -143,14 +142,6 @@ def plan(ablation: Ablation, variant: str, seed: int, workdir: pathlib.Path, qui
     return dataclasses.replace(config, workdir=str(workdir))
 
 
-def train(subject: Subject, config: Any) -> float:
-    """Runs a variant to its end, or what is left of it; gives processor seconds."""
-    begin = time.process_time()
-    cli.prepare_workdir(config)
-    subject.main(config)
-    return time.process_time() - begin
-
-
 def verdict(summary: Mapping[str, Mapping[str, Sequence[float]]], measure: str) -> str:
     """Names the variant that gains most, if its interval lies above all others."""
     order = sorted(summary, key=lambda name: -summary[name][measure][0])
@@ -214,11 +205,11 @@ def main(ablation: Ablation, arguments: Sequence[str] | None = None) -> list[dic
             quick = "-quick" if options.quick else ""
             own = f"rl-{ablation.name}-{name.replace(' ', '_').replace('/', '-')}-{seed}{quick}"
             workdir = options.runs / own
-            seconds = train(subject, plan(ablation, name, seed, workdir, options.quick))
+            config = plan(ablation, name, seed, workdir, options.quick)
+            seconds = runs.run_once(subject.main, config)
             measured = judge(workdir)
             rows.append({"variant": name, "seed": seed, "seconds": seconds, "measures": measured})
             keep(ablation, rows, results)
-            shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
             print(json.dumps(rows[-1]), flush=True)
     print(table(ablation, rows))
     print(json.dumps(rows))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from acestep_jax.tasks import prompt
+from experiments import runs
 from experiments.distill import adherence, dots, evaluate, measures, players, runner, strength
 from experiments.distill.measures import Moments
 
@@ -234,8 +235,19 @@ def test_runs_have_one_folder_if_and_only_if_they_are_the_same():
 def test_a_run_that_ended_is_not_trained_again(tmp_path):
     (tmp_path / "seconds").write_text("12.5")
     config = runner.plan((), 0, tmp_path, True)
-    assert runner.train(config) == 12.5
+    assert runs.run_once(lambda _: pytest.fail("trained again"), config) == 12.5
     assert list(tmp_path.iterdir()) == [tmp_path / "seconds"]
+
+
+def test_a_run_is_trained_and_leaves_its_seconds_but_no_checkpoints(tmp_path):
+    config = runner.plan((), 0, tmp_path, True)
+
+    def main(given):
+        assert given is config and (tmp_path / "config.json").exists()
+        (tmp_path / "checkpoints").mkdir()
+
+    assert 0 <= runs.run_once(main, config) == runs.run_once(main, config) < 10
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_students_of_several_seeds_are_gathered_measure_by_measure():
