@@ -2,13 +2,15 @@
 
     python -m experiments.memory                                  # presets, durations, precisions
     python -m experiments.memory --presets turbo --seconds 240 --weights int8 --limit_gb 4
+    python -m experiments.memory --topology h100:1                # by XLA's compiler for a GPU
     python -m experiments.memory --errors nano FOLDER             # what 8-bit kernels change
 
-Every stage of the pipeline is compiled at its real shapes for the attached device and asked how
-much memory it takes (XLA's memory analysis); parameters are shapes and are never allocated. A stage
-needs its arguments, results and temporaries; with one stage on the device at a time
-(`Pipeline.load(..., resident=False)`) a song needs the largest. `all at once` is what it needs with
-every parameter resident beside the largest stage's own arrays.
+Every stage of the pipeline is compiled at its real shapes for the attached device, or for one that
+is not there (`training/topologies.py`), and asked how much memory it takes (XLA's memory analysis);
+parameters are shapes and are never allocated. A stage needs its arguments, results and temporaries;
+with one stage on the device at a time (`Pipeline.load(..., resident=False)`) a song needs the
+largest. `all at once` is what it needs with every parameter resident beside the largest stage's own
+arrays.
 
 Stages: `listen` (a tile of the autoencoder's encoder), `condition` (text, condition encoder, and
 the codes of covers), `sample` (all steps; guided where the family is), `decode` (a tile). Sound is
@@ -23,7 +25,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,10 +37,12 @@ from acestep_jax.nn import model as model_lib
 from acestep_jax.nn.config import MODELS, TEXT_ENCODERS, VAES, ModelConfig, Qwen3Config
 from acestep_jax.nn.model import Networks
 from acestep_jax.nn.vae import VAE, fold_weight_norm
+from acestep_jax.ops import backends
 from acestep_jax.sampling import buckets, sampler, tiles
 from acestep_jax.tasks import condition, loading
 from acestep_jax.tasks.inputs import Inputs
 from acestep_jax.tasks.settings import default_settings
+from acestep_jax.training import topologies
 from acestep_jax.typing import Params
 from acestep_jax.weights import convert, int8, names
 
@@ -75,20 +79,27 @@ class Need:
         return self.arguments + self.temporaries + self.results
 
 
-def measure_stage(function: Callable[..., Any], params: Params, *arguments: Any) -> Need:
-    """Compiles function(params, *arguments) from shapes and reads its memory analysis.
+def measure_stage(
+    device: jax.Device | None, jitted: Any, params: Params, *arguments: Any, **rest: Any
+) -> Need:
+    """Compiles jitted(params, *arguments, **rest) from shapes and reads its memory analysis.
 
     Args:
-      function: to be compiled.
+      device: to compile for; None is the attached one.
+      jitted: what is compiled.
       params: shapes.
-      arguments: shapes.
+      arguments, rest: shapes, or small arrays of which shapes are taken.
     """
-    return read_need(params, jax.jit(function).lower(params, *arguments))
+    where = None if device is None else jax.sharding.SingleDeviceSharding(device)
 
+    def place(leaf: Any) -> Any:
+        if where is None or not hasattr(leaf, "shape"):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-def read_need(params: Params, lowered: jax.stages.Lowered) -> Need:
-    """Compiles a program and reads its memory analysis."""
-    found = lowered.compile().memory_analysis()
+    given, named = jax.tree.map(place, ((params, *arguments), rest))
+    with backends.assume(device and device.platform):
+        found = jitted.lower(*given, **named).compile().memory_analysis()
     assert found is not None, "this device's compiler tells no memory"
     return Need(
         params=int8.num_bytes(params),
@@ -100,16 +111,17 @@ def read_need(params: Params, lowered: jax.stages.Lowered) -> Need:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A preset in one precision: modules, and shapes of their parameters."""
+    """A preset in one precision: modules, shapes of their parameters, and what runs them."""
 
     networks: Networks
     params: Params
     vae: VAE
     vae_params: Params
     stored: loading.Stored
+    device: jax.Device | None
 
     @classmethod
-    def build(cls, preset: str, precision: str) -> "Model":
+    def build(cls, preset: str, precision: str, device: jax.Device | None = None) -> "Model":
         """Builds the modules of a preset; nothing is initialised."""
         stored, dtype = _PRECISIONS[precision]
         family = preset.removesuffix("_turbo")
@@ -122,6 +134,7 @@ class Model:
             vae=vae,
             vae_params=_vae_shapes(vae, stored),
             stored=stored,
+            device=device,
         )
 
     def resident(self) -> int:
@@ -140,16 +153,20 @@ def _shapes(config: ModelConfig, text: Qwen3Config) -> Params:
 
 def listen(model: Model, frames: int, batch: int) -> Need:
     """Measures a tile of the autoencoder's encoder: one song is encoded at a time."""
-    return _tile(model.vae, model.stored, "encode", min(max(tiles.WINDOWS), frames))
+    frames = min(max(tiles.WINDOWS), frames)
+    return _tile(model.vae, model.stored, "encode", frames, model.device)
 
 
 def decode(model: Model, frames: int, batch: int) -> Need:
     """Measures a tile of the autoencoder's decoder."""
-    return _tile(model.vae, model.stored, "decode", min(max(tiles.WINDOWS), frames))
+    frames = min(max(tiles.WINDOWS), frames)
+    return _tile(model.vae, model.stored, "decode", frames, model.device)
 
 
 @functools.cache
-def _tile(vae: VAE, stored: loading.Stored, method: str, frames: int) -> Need:
+def _tile(
+    vae: VAE, stored: loading.Stored, method: str, frames: int, device: jax.Device | None
+) -> Need:
     """Measures one direction of an autoencoder, once for all songs that are longer than a tile."""
     shapes = {
         "encode": (1, frames * units.SAMPLES_PER_FRAME, vae.config.audio_channels),
@@ -160,7 +177,7 @@ def _tile(vae: VAE, stored: loading.Stored, method: str, frames: int) -> Need:
         return vae.apply({"params": params}, x, method=method)
 
     x = jax.ShapeDtypeStruct(shapes[method], jnp.float32)
-    return measure_stage(pass_through, _vae_shapes(vae, stored), x)
+    return measure_stage(device, jax.jit(pass_through), _vae_shapes(vae, stored), x)
 
 
 def _vae_shapes(vae: VAE, stored: loading.Stored) -> Params:
@@ -176,7 +193,8 @@ def conditions(model: Model, frames: int, batch: int) -> Need:
     def make(params: Params, arrays: Inputs, silence: jax.Array) -> Any:
         return condition.make_conditions(model.networks, params, arrays, silence, covers=True)
 
-    return measure_stage(make, params, _inputs(model, frames, batch), silence)
+    arrays = _inputs(model, frames, batch)
+    return measure_stage(model.device, jax.jit(make), params, arrays, silence)
 
 
 def sample(model: Model, frames: int, batch: int) -> Need:
@@ -187,7 +205,9 @@ def sample(model: Model, frames: int, batch: int) -> Need:
     noise = arrays((batch, frames, _channels(model)))
     null = model.params["null_condition"]
     jitted: Any = sampler.make_sampler(model.networks.dit, step=settings.step())
-    lowered = jitted.lower(
+    return measure_stage(
+        model.device,
+        jitted,
         model.params["dit"],
         noise,
         arrays((batch, length, config.encoder.width)),
@@ -198,7 +218,6 @@ def sample(model: Model, frames: int, batch: int) -> Need:
         null=null,
         steering=settings.steering(),
     )
-    return read_need(model.params["dit"], lowered)
 
 
 _MEASURES = {"listen": listen, "condition": conditions, "sample": sample, "decode": decode}
@@ -239,9 +258,15 @@ def _inputs(model: Model, frames: int, batch: int) -> Inputs:
 # The table ----------------------------------------------------------------------------------------
 
 
-def measure(preset: str, precision: str, seconds: float, batch: int = 1) -> dict[str, Any]:
+def measure(
+    preset: str,
+    precision: str,
+    seconds: float,
+    batch: int = 1,
+    device: jax.Device | None = None,
+) -> dict[str, Any]:
     """Measures every stage of a song: {stage: Need, "peak": bytes, "resident": bytes}."""
-    model = Model.build(preset, precision)
+    model = Model.build(preset, precision, device)
     frames = buckets.frame_bucket(int(seconds * units.FRAME_RATE))
     needs = {stage: _MEASURES[stage](model, frames, batch) for stage in STAGES}
     own = max(need.total - need.params for need in needs.values())
@@ -329,13 +354,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model in args.errors or ("nano", "nano_turbo"):
             print(json.dumps({"model": model, "relative_error_of_int8": errors(model)}))
         return 0
-    results = []
+    results, device = [], None
+    if args.topology:
+        jax.config.update("jax_platforms", "cpu")  # what is small is made here
+        device = topologies.describe(args.topology)[0]
     for preset in args.presets:
         for precision in args.weights:
             for seconds in args.seconds:
-                results.append(measure(preset, precision, seconds, args.batch))
+                results.append(measure(preset, precision, seconds, args.batch, device))
                 print(list(rows(results))[-1], file=sys.stderr, flush=True)
-    print(f"GiB on {jax.devices()[0].device_kind}, {args.batch} song(s) at once")
+    kind = (device or jax.devices()[0]).device_kind
+    print(f"GiB on {kind}, {args.batch} song(s) at once")
     print("\n".join(rows(results)))
     too_much = [r for r in results if args.limit_gb and r["peak"] > args.limit_gb * 1e9]
     if args.limit_gb:
@@ -356,6 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", nargs="+", choices=tuple(_PRECISIONS), default=list(_PRECISIONS))
     add("--seconds", nargs="+", type=float, default=[60.0, 240.0, 600.0])
     add("--batch", type=int, default=1, help="songs sampled at once")
+    add("--topology", help="compile for such a device, h100:1 or v5e:2x2; the attached one without")
     add("--limit_gb", type=float, help="exit with 1 if a song needs more, one stage at a time")
     add("--errors", nargs="*", metavar="MODEL", help="measure what 8-bit kernels change instead")
     return parser

@@ -11,13 +11,14 @@ from experiments import memory
 def test_a_stage_needs_its_arguments_results_and_temporaries():
     params = {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32)}
     x = jax.ShapeDtypeStruct((8, 64), jnp.float32)
-    need = memory.measure_stage(
-        lambda params, x: jnp.tanh(x @ params["w"]) @ params["w"].T, params, x
-    )
+    stage = jax.jit(lambda params, x: jnp.tanh(x @ params["w"]) @ params["w"].T)
+    need = memory.measure_stage(None, stage, params, x)
     assert need.params == 64 * 64 * 4
     assert need.arguments == need.params + 8 * 64 * 4
     assert need.results == 8 * 64 * 4
     assert need.total == need.arguments + need.results + need.temporaries
+    # the same program, said to be for one device: named ones may not be attached at all
+    assert memory.measure_stage(jax.devices()[-1], stage, params, np.zeros((8, 64), "f")) == need
 
 
 def test_the_2b_models_parameters_are_counted_without_allocating_them():
