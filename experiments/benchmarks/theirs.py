@@ -142,7 +142,7 @@ def _denoise(
     sigmas = np.asarray(timesteps.time_grid(shapes.steps, shapes.shift))[:-1].tolist()
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
     scheduler.set_timesteps(sigmas=sigmas, device=_device())
-    for time in scheduler.timesteps:
+    for time in torch.as_tensor(scheduler.timesteps):
         now = float(time) * torch.ones(len(x_t), device=x_t.device, dtype=x_t.dtype)
         (velocity,) = forward(
             hidden_states=x_t,

@@ -12,9 +12,9 @@ is so made once for all of them.
 Several processes may share `--runs` if their seeds differ; the one that comes last finds all.
 
 Results are `results/<file>.json`, and from it a table and a plot: the energy distance to the
-guided teacher over that of the undistilled one (measures.py), mean and 95 % interval over seeds by
-Student's t. An order of two variants is called shown only if the interval of their difference, seed
-by seed, leaves zero out.
+guided teacher over that of the undistilled one (measures.py), and likewise to real songs; mean and
+95 % interval over seeds by Student's t. An order of two variants is called shown only if the
+interval of their difference, seed by seed, leaves zero out.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ from acestep_jax.training.recipes.distill import Distill
 from acestep_jax.typing import Params
 from configs.nano import distill as recipe
 from experiments import runs
-from experiments.distill import evaluate, players
+from experiments.distill import evaluate, measures, players
 from experiments.distill import seeds as seeds_lib
 from experiments.distill.dots import Row, dot_plot
 from train import distill
@@ -54,6 +54,7 @@ QUICK = (
         f"data.num_frames={QUICK_FRAMES}",
     ),
 )
+DIVERSITY, REAL = "diversity", "real songs, 8 steps, shift 3"
 SILENT = (
     *("model.vae_weights=", "model.export_dtype=float32", "evaluation.num_items=2"),
     *("evaluation.teacher_steps=2", "evaluation.student_steps=2,"),
@@ -116,22 +117,40 @@ class Judge:
     def __call__(self, run: pathlib.Path, grid: Sequence[tuple[int, float]]) -> dict[str, float]:
         """Gives {"8 steps, shift 3": share of the undistilled teacher's distance, ...}.
 
+        Also that to real songs, and the diversity.
+
         Args:
           run: a trained run's folder, which keeps what was measured of it.
           grid: (steps, shift) to measure at.
         """
-        kept, places = run / "measures.json", [(f"{n} steps, shift {s:g}", n, s) for n, s in grid]
+        kept = run / "measures.json"
         known = json.loads(kept.read_text()) if kept.exists() else {}
-        missing = [place for place in places if place[0] not in known]
-        if missing or "diversity" not in known:
+        wanted: dict[str, Callable[[Params], float]] = {
+            f"{steps} steps, shift {shift:g}": functools.partial(self._share, (steps, shift))
+            for steps, shift in grid
+        } | {REAL: self._to_songs, DIVERSITY: self._diversity}
+        missing = [name for name in wanted if name not in known]
+        if missing:
             params = players.load_student(str(run / "export" / "model"))
-            known |= {name: self._share(params, steps, shift) for name, steps, shift in missing}
-            spread = evaluate.diversity(self._stage, params, self._reference)[0]
-            files.write_atomically(kept, json.dumps(known | {"diversity": spread}))
-            return self(run, grid)
-        return {name: known[name] for name in [*(place[0] for place in places), "diversity"]}
+            known |= {name: wanted[name](params) for name in missing}
+            files.write_atomically(kept, json.dumps(known))
+        return {name: known[name] for name in wanted}
 
-    def _share(self, params: Params, steps: int, shift: float) -> float:
+    def _diversity(self, params: Params) -> float:
+        return evaluate.diversity(self._stage, params, self._reference)[0]
+
+    def _to_songs(self, params: Params) -> float:
+        """Gives the share of the undistilled teacher's distance to the songs of the prompts."""
+        songs = np.concatenate([np.asarray(scene.real) for scene in self._stage.scenes])
+        within = measures.song_distances(songs, songs)
+        ours, theirs = (
+            measures.distances(players.sample(self._stage, p, 8, 3.0, seed=2), songs, within)
+            for p in (params, self._stage.teacher)
+        )
+        return round(evaluate.ratio(ours, theirs).value, 5)
+
+    def _share(self, where: tuple[int, float], params: Params) -> float:
+        steps, shift = where
         if shift not in self._undistilled:
             self._undistilled[shift] = self._distances(self._stage.teacher, 8, shift)
         ours, theirs = self._distances(params, steps, shift), self._undistilled[shift]
@@ -188,10 +207,10 @@ def verdict(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
 def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     """Writes the results as Markdown."""
     summary = summarise(rows)
-    measures = list(next(iter(summary.values())))
+    names = list(next(iter(summary.values())))
     lines = [f"# {ablation.question}", ""]
-    lines += [f"| variant | seeds | CPU min | {' | '.join(measures)} |"]
-    lines += ["|" + "---|" * (3 + len(measures))]
+    lines += [f"| variant | seeds | CPU min | {' | '.join(names)} |"]
+    lines += ["|" + "---|" * (3 + len(names))]
     for name, numbers in summary.items():
         own = [row for row in rows if row["variant"] == name]
         minutes = np.mean([row["seconds"] for row in own]) / 60
@@ -200,7 +219,7 @@ def table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
             for m, low, high in numbers.values()
         ]
         lines += [f"| {name} | {len(own)} | {minutes:.1f} | {' | '.join(cells)} |"]
-    places = [measure for measure in measures if measure != "diversity"]
+    places = [name for name in names if name != DIVERSITY]
     return "\n".join([*lines, "", *(f"- {verdict(rows, m)}" for m in places), ""])
 
 
@@ -214,7 +233,7 @@ def keep(ablation: Ablation, rows: Sequence[Mapping[str, Any]], folder: pathlib.
         Row(f"{name}, {measure}", *numbers)
         for name, found in summarise(rows).items()
         for measure, numbers in found.items()
-        if measure != "diversity"
+        if measure != DIVERSITY
     ]
     files.write_atomically(path.with_suffix(".svg"), dot_plot(ablation.question, dots))
 

@@ -267,14 +267,14 @@ def test_students_of_several_seeds_are_gathered_measure_by_measure():
 
 
 def test_what_was_measured_of_a_run_is_not_measured_again(tmp_path, monkeypatch):
-    kept = {"8 steps, shift 3": 0.25, "4 steps, shift 1.5": 0.5, "diversity": 0.9}
+    more = {runner.REAL: 0.7, "diversity": 0.9}
+    kept = {"8 steps, shift 3": 0.25, "4 steps, shift 1.5": 0.5, **more}
     (tmp_path / "measures.json").write_text(json.dumps(kept))
     judge = runner.Judge(True)
     monkeypatch.setattr(players, "load_student", lambda _: pytest.fail("measured again"))
-    assert judge(tmp_path, [(8, 3.0)]) == {"8 steps, shift 3": 0.25, "diversity": 0.9}
-    assert list(judge(tmp_path, [(4, 1.5), (8, 3.0)])) == [
-        *("4 steps, shift 1.5", "8 steps, shift 3", "diversity"),
-    ]
+    assert judge(tmp_path, [(8, 3.0)]) == {"8 steps, shift 3": 0.25, **more}
+    found = judge(tmp_path, [(4, 1.5), (8, 3.0)])
+    assert list(found) == ["4 steps, shift 1.5", "8 steps, shift 3", *more]
 
 
 @pytest.mark.slow
