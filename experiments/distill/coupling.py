@@ -3,6 +3,8 @@
     python -m experiments.distill.coupling [--quick]
 
 Expected, after arXiv:2511.22677: decoupled is better, as guidance looks below the student's step.
+Found: no order in the ablation's 80 iterations (three seeds); in the recipe's 160 decoupled
+overshoots (one seed; BUILD_NOTES.md, section 14).
 """
 
 from experiments.distill import players, runner

@@ -4,6 +4,7 @@
 
 Expected: with one, the fake score lags, and seeds differ more. The last two ask whether fewer,
 larger updates close `dm_gap` as well, and whether a faster discriminator wins too often.
+Found (three seeds): one is worse than two, five are no better than two. The last two have not run.
 """
 
 from experiments.distill import players, runner

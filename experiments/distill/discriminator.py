@@ -3,6 +3,8 @@
     python -m experiments.distill.discriminator [--quick]
 
 Expected: features learn faster early, latents are cheaper. Losses and penalties, beside.
+Found (three seeds): features of the teacher cost 1.7 times as much and end farther from real
+songs. The others have not run.
 """
 
 from experiments.distill import players, runner

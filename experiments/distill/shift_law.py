@@ -4,6 +4,7 @@
 
 Measured at shifts 1, 2 and 3, which the joint student saw, and at 1.5 and 5, which nobody saw
 (the continuous law ends at 5). Expected: fixed grids break off their own; joint breaks nowhere.
+Found (three seeds): no difference at any shift from 1 to 5, so neither breaks.
 """
 
 from experiments.distill import players, runner

@@ -4,6 +4,8 @@
 
 Expected: guidance alone drifts (its mean grows with every update), matching alone stays near an
 unguided teacher, both reach the guided one.
+Found (three seeds): so it is, by far; without a warm-up both terms are only half-way after 80
+iterations.
 """
 
 from experiments.distill import players, runner
