@@ -1,6 +1,8 @@
 """All ablations, one after the other, with one judge and the runs that they share.
 
-python -m experiments.distill [--quick] [--seeds 0 1 2] [--variants NAME ...]
+    python -m experiments.distill [--quick] [--seeds 0 1 2] [--variants NAME ...]
+
+Each question's file tells what was expected and found; its numbers stand in `results/`.
 """
 
 from experiments.distill import (
