@@ -13,6 +13,7 @@ itself, from other noise, shows how small a distance can be.
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -30,17 +31,30 @@ STEPS, SHIFTS = (8, 6, 4), (1.0, 2.0, 3.0)
 TARGET_RATIO, TARGET_DIVERSITY = 0.5, 0.9
 
 
+class Songs:
+    """What one system made of every prompt; decoded once, when it is first listened to."""
+
+    def __init__(self, latents: np.ndarray) -> None:
+        self.latents = latents
+        """[N, T, C]."""
+
+    @functools.cached_property
+    def audio(self) -> np.ndarray:
+        """[N, W, 2]."""
+        return players.decode(self.latents)
+
+
 class Reference(NamedTuple):
     """The teacher's guided songs, twice from other noise, and what is known of them.
 
     Attributes:
-      songs, again: [N, T, C].
+      songs, again: from independent noise.
       within: distances within `songs`, [N, N].
       mel: of `songs`, or None without sound.
     """
 
-    songs: np.ndarray
-    again: np.ndarray
+    songs: Songs
+    again: Songs
     within: np.ndarray
     mel: Moments | None
 
@@ -50,20 +64,21 @@ def make_reference(
 ) -> Reference:
     """Samples the teacher twice."""
     first, second = (
-        players.sample(stage, stage.teacher, steps, shift, guidance=guidance, seed=seed)
+        Songs(players.sample(stage, stage.teacher, steps, shift, guidance=guidance, seed=seed))
         for seed in (0, 1)
     )
-    mel = measures.log_mel_moments(players.decode(first)) if sound else None
-    return Reference(first, second, measures.song_distances(first, first), mel)
+    mel = measures.log_mel_moments(first.audio) if sound else None
+    within = measures.song_distances(first.latents, first.latents)
+    return Reference(first, second, within, mel)
 
 
-def judge(songs: np.ndarray, reference: Reference) -> tuple[dict[str, list[float]], Distances]:
+def judge(songs: Songs, reference: Reference) -> tuple[dict[str, list[float]], Distances]:
     """Measures one set of songs, made from noise that the reference did not begin with."""
-    count, numbers = len(songs), {}
-    pairs = measures.distances(songs, reference.songs, reference.within)
+    count, numbers = len(songs.latents), {}
+    pairs = measures.distances(songs.latents, reference.songs.latents, reference.within)
     numbers["energy"] = rounded(measures.bootstrap(lambda w: measures.energy(pairs, w), count))
     if reference.mel is not None:
-        theirs, ours = reference.mel, measures.log_mel_moments(players.decode(songs))
+        theirs, ours = reference.mel, measures.log_mel_moments(songs.audio)
         frechet = measures.bootstrap(lambda w: measures.frechet(ours, theirs, w), count, draws=200)
         numbers["frechet"] = rounded(frechet)
     return numbers, pairs
@@ -97,20 +112,14 @@ def evaluate(
     rows: list[dict[str, Any]] = [{"system": "teacher again", **again}]
     undistilled = {}
     for shift in sorted({shift for _, shift in grid}):
-        songs = players.sample(stage, stage.teacher, 8, shift, seed=2)
+        songs = Songs(players.sample(stage, stage.teacher, 8, shift, seed=2))
         numbers, undistilled[shift] = judge(songs, reference)
         rows.append({"system": "undistilled", "steps": 8, "shift": shift, **numbers})
         print(line(rows[-1]), flush=True)
-    asked = None if reference.mel is None else hits(stage, reference.songs)
-    measured = []
-    for student in students:
-        found = [
-            measure_student(stage, student, reference, undistilled[shift], (steps, shift))
-            for steps, shift in grid
-        ]
-        own = {"rows": found, "diversity": diversity(stage, student, reference)}
-        own |= {} if asked is None else {"adherence": adherent(stage, student, asked)}
-        measured.append(own)
+    asked = None if reference.mel is None else adherence.hits(reference.songs.audio, stage.asked)
+    measured = [
+        measure_student(stage, student, reference, undistilled, asked, grid) for student in students
+    ]
     first = measured[0]
     over = {"students": over_students(measured)} if len(measured) > 1 else {}
     return first | {"rows": rows + first["rows"]} | over
@@ -120,16 +129,30 @@ def measure_student(
     stage: players.Stage,
     student: Params,
     reference: Reference,
-    undistilled: Distances,
-    where: tuple[int, float],
+    undistilled: Mapping[float, Distances],
+    asked: Mapping[str, np.ndarray] | None,
+    grid: Sequence[tuple[int, float]],
 ) -> dict[str, Any]:
-    """Measures a student with so many steps at a shift."""
-    steps, shift = where
-    numbers, pairs = judge(players.sample(stage, student, steps, shift, seed=2), reference)
-    share = rounded(ratio(pairs, undistilled))
-    row = {"system": "student", "steps": steps, "shift": shift, **numbers, "ratio": share}
-    print(line(row), flush=True)
-    return row
+    """Measures a student over the grid, and its diversity and adherence: 8 steps at shift 3.
+
+    `asked` tells which of the teacher's songs do as asked; without sound it is None.
+    """
+    usual = Songs(players.sample(stage, student, 8, 3.0, seed=2))
+    rows = []
+    for steps, shift in grid:
+        made = usual
+        if (steps, shift) != (8, 3.0):
+            made = Songs(players.sample(stage, student, steps, shift, seed=2))
+        numbers, pairs = judge(made, reference)
+        share = rounded(ratio(pairs, undistilled[shift]))
+        row = {"system": "student", "steps": steps, "shift": shift, **numbers, "ratio": share}
+        rows.append(row)
+        print(line(row), flush=True)
+    other = players.sample(stage, student, 8, 3.0, seed=3)
+    found = {"rows": rows, "diversity": diversity(usual.latents, other, reference)}
+    if asked is not None:
+        found["adherence"] = adherent(adherence.hits(usual.audio, stage.asked), asked)
+    return found
 
 
 def over_students(measured: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -157,27 +180,21 @@ def place(row: Mapping[str, Any]) -> str:
     return f"{row['steps']} steps, shift {row['shift']:g}"
 
 
-def diversity(stage: players.Stage, student: Params, reference: Reference) -> list[float]:
-    """Compares how far two seeds of a prompt are apart: the student with 8 steps at shift 3."""
-    two = [players.sample(stage, student, 8, 3.0, seed=seed) for seed in (2, 3)]
-    ours = measures.seed_distances(*two)
-    theirs = measures.seed_distances(reference.songs, reference.again)
+def diversity(first: np.ndarray, second: np.ndarray, reference: Reference) -> list[float]:
+    """Compares how far two seeds of a prompt are apart, [N, T, C] each, with the teacher's."""
+    ours = measures.seed_distances(first, second)
+    theirs = measures.seed_distances(reference.songs.latents, reference.again.latents)
     count = len(ours)
     return rounded(measures.bootstrap(lambda w: measures.diversity(ours, theirs, w), count))
 
 
-def hits(stage: players.Stage, songs: np.ndarray) -> dict[str, np.ndarray]:
-    """Tells of every song whether its tempo and key are those asked for."""
-    return adherence.hits(players.decode(songs), stage.asked)
-
-
 def adherent(
-    stage: players.Stage, student: Params, teacher: Mapping[str, np.ndarray]
+    student: Mapping[str, np.ndarray], teacher: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    """Compares how often tempo and key are those asked for: 8 steps at shift 3, and the teacher."""
-    student_hits, found = hits(stage, players.sample(stage, student, 8, 3.0, seed=2)), {}
+    """Compares how often tempo and key are those asked for."""
+    found = {}
     for name in ("tempo", "key"):
-        theirs, ours = teacher[name], student_hits[name]
+        theirs, ours = teacher[name], student[name]
         if not np.isfinite(theirs).any():
             continue  # no prompt names one
         found[name] = {

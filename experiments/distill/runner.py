@@ -137,7 +137,8 @@ class Judge:
         return {name: known[name] for name in wanted}
 
     def _diversity(self, params: Params) -> float:
-        return evaluate.diversity(self._stage, params, self._reference)[0]
+        two = (players.sample(self._stage, params, 8, 3.0, seed=seed) for seed in (2, 3))
+        return evaluate.diversity(*two, self._reference)[0]
 
     def _to_songs(self, params: Params) -> float:
         """Gives the share of the undistilled teacher's distance to the songs of the prompts."""
@@ -158,7 +159,7 @@ class Judge:
 
     def _distances(self, params: Params, steps: int, shift: float) -> evaluate.Distances:
         songs = players.sample(self._stage, params, steps, shift, seed=2)
-        return evaluate.judge(songs, self._reference)[1]
+        return evaluate.judge(evaluate.Songs(songs), self._reference)[1]
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
