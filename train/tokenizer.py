@@ -4,10 +4,13 @@
     reconstruction = mean |hints - data|^2 + w (1 - cos(hints, data))                       (1)
     velocity error = mean (v(x_t, t, condition, source = hints) - (noise - data))^2         (2)
     loss = (2) + lambda (1),    lambda from 1 to 0.1 over the run                           (3)
+    levels = w mean |reader(FSQ(pool(data))) - contrast(log rms of the window)|^2           (4)
 
 A code holds a tenth of a bit, or less, for each number it stands for, so (1) alone can explain only
 a few per cent of a song; (2) lets the decoder say what is worth keeping. Rounding passes gradients
-straight through; FSQ needs no codebook loss. Three stages, each with its own step:
+straight through; FSQ needs no codebook loss. (4), added to (1) and (3), is off by default: a reader
+of codes, thrown away in the end (nn/level_reader.py), that keeps notes in codes of latents which
+change their sign from frame to frame, as the nano family's do. Three stages, a step each:
 
     reconstruct   tokenizer and detokenizer by (1); the decoder is not computed
     joint         tokenizer, detokenizer and the decoder's `trained` parts by (3)
@@ -39,6 +42,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from acestep_jax.data.batch import Batch
+from acestep_jax.nn import level_reader
+from acestep_jax.nn.level_reader import LevelReader
 from acestep_jax.ops import codes as codes_lib
 from acestep_jax.ops import losses, timesteps
 from acestep_jax.training import cli, loop, models, optim
@@ -47,6 +52,7 @@ from acestep_jax.training import hints as hints_lib
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
 from acestep_jax.training.codec import Codec
+from acestep_jax.training.config import require
 from acestep_jax.training.hints import Setting
 from acestep_jax.training.models import Loaded
 from acestep_jax.training.recipes.tokenizer import Stage, TrainTokenizer
@@ -65,12 +71,26 @@ TRAINED: dict[Stage, tuple[str, ...]] = {
 # Losses -------------------------------------------------------------------------------------------
 
 
-def make_hints(key: Key, setting: Setting, params: Params, latents: Array) -> tuple[Array, Array]:
-    """Passes latents through the codes, some of them wrong: hints [B, T, C] and codes [B, Q]."""
+class Passed(NamedTuple):
+    """Latents that went through the codes.
+
+    Attributes:
+      vectors: quantised, [B, Q, D].
+      codes: [B, Q].
+      hints: [B, T, C], from vectors of which some were wrong.
+    """
+
+    vectors: Array
+    codes: Array
+    hints: Array
+
+
+def pass_through(key: Key, setting: Setting, params: Params, latents: Array) -> Passed:
+    """Passes latents [B, T, C] through the codes, some of them wrong."""
     codec = setting.codec
     vectors, codes = codec.encode(params, latents)
-    vectors = codec.misread(key, params, vectors, codes, setting.config.code_noise)
-    return codec.decode(params, vectors, latents.shape[1]), codes
+    wrong = codec.misread(key, params, vectors, codes, setting.config.code_noise)
+    return Passed(vectors, codes, codec.decode(params, wrong, latents.shape[1]))
 
 
 def reconstruction_error(hints: Array, latents: Array, cosine_weight: float) -> Array:
@@ -80,22 +100,50 @@ def reconstruction_error(hints: Array, latents: Array, cosine_weight: float) -> 
     return losses.squared_error(hints, latents) + cosine_weight * (1 - cosine)
 
 
+def level_loss(setting: Setting, params: Params, vectors: Array, latents: Array) -> Metrics:
+    """Evaluates (4) without its weight, if it has one: {} or {"loss/levels": a number}."""
+    if setting.contrast is None:
+        return {}
+    levels = setting.contrast(told_levels(setting, latents))
+    read = make_reader(setting).apply({"params": params["reader"]}, vectors)
+    return {"loss/levels": jnp.mean((read[:, : levels.shape[1]] - levels) ** 2)}
+
+
+def told_levels(setting: Setting, latents: Array) -> Array:
+    """Measures the levels that (4) is about: [B, T, C] -> [B, T // window, level_channels]."""
+    window = setting.codec.networks.config.pool_window_size
+    return level_reader.window_levels(latents[..., : channels(setting)], window)
+
+
+def channels(setting: Setting) -> int:
+    """Counts the channels whose levels are told."""
+    sizes = setting.codec.networks.config
+    return setting.config.level_channels or sizes.audio_acoustic_hidden_dim
+
+
+def make_reader(setting: Setting) -> LevelReader:
+    """Builds the reader of (4)."""
+    return LevelReader(channels(setting))
+
+
 def reconstruct_loss(
     params: Params, setting: Setting, frozen: Params, batch: Batch, key: Key, step: Array
 ) -> tuple[Array, Metrics]:
-    """Evaluates (1); arguments as for `joint_loss`."""
+    """Evaluates (1) and (4); arguments as for `joint_loss`."""
     del frozen, step
     config = setting.config
-    hints, codes = make_hints(key, setting, params["codec"], batch.latents)
+    vectors, codes, hints = pass_through(key, setting, params["codec"], batch.latents)
     errors = reconstruction_error(hints, batch.latents, config.cosine_weight)
-    loss = losses.masked_mean(errors, batch.frame_mask if config.masked_loss else None)
-    return loss, {"loss/reconstruction": loss} | code_metrics(setting, codes)
+    reconstruction = losses.masked_mean(errors, batch.frame_mask if config.masked_loss else None)
+    levels = level_loss(setting, params["codec"], vectors, batch.latents)
+    loss = reconstruction + config.level_weight * sum(levels.values())
+    return loss, {"loss/reconstruction": reconstruction, **levels} | code_metrics(setting, codes)
 
 
 def joint_loss(
     params: Params, setting: Setting, frozen: Params, batch: Batch, key: Key, step: Array
 ) -> tuple[Array, Metrics]:
-    """Evaluates (3).
+    """Evaluates (3) and (4).
 
     Args:
       params: {"codec": parameters, "decoder": those of the trained parts, if any}.
@@ -108,7 +156,7 @@ def joint_loss(
     config, sizes = setting.config, setting.codec.networks.config
     code_key, window_key, drop_key, time_key, noise_key = jax.random.split(key, 5)
     parts = frozen | params.get("decoder", {})
-    hints, codes = make_hints(code_key, setting, params["codec"], batch.latents)
+    vectors, codes, hints = pass_through(code_key, setting, params["codec"], batch.latents)
     kept = jax.random.bernoulli(window_key, 1 - config.window_dropout, codes.shape)
     heard = setting.codec.silence_windows(hints, kept)
     scene = hints_lib.with_hints(hints_lib.read_conditions(setting, parts, batch), heard, batch)
@@ -131,8 +179,10 @@ def joint_loss(
         "error/with_hints": losses.masked_mean(per_item, batch.is_cover),
         "error/without_hints": losses.masked_mean(per_item, ~batch.is_cover),
     }
+    levels = level_loss(setting, params["codec"], vectors, batch.latents)
     loss = velocity + reconstruct_weight(config, step) * reconstruction
-    return loss, metrics | code_metrics(setting, codes)
+    loss += config.level_weight * sum(levels.values())
+    return loss, metrics | levels | code_metrics(setting, codes)
 
 
 def reconstruct_weight(config: TrainTokenizer, step: Array) -> Array:
@@ -231,13 +281,36 @@ def prepare(config: TrainTokenizer, loaded: Loaded) -> Loaded:
     return dataclasses.replace(loaded, networks=networks, params=params)
 
 
-def start_codec(config: TrainTokenizer, codec: Codec, params: Params) -> Params:
-    """Fits a fresh codec to the first songs of the run, those of all processes."""
-    if not (config.fresh and config.start_batches):
-        return params
+def first_songs(config: TrainTokenizer) -> np.ndarray:
+    """Reads the latents of the run's first batches, those of all processes: [N, T, C]."""
     batches = models.open_batches(config, "train")
     songs = np.concatenate([next(batches).latents for _ in range(config.start_batches)])
-    return codec.start_on(params, multihost_utils.process_allgather(songs, tiled=True))
+    return multihost_utils.process_allgather(songs, tiled=True)
+
+
+def start_codec(config: TrainTokenizer, codec: Codec, params: Params) -> Params:
+    """Fits a fresh codec to the first songs of the run."""
+    if not (config.fresh and config.start_batches):
+        return params
+    return codec.start_on(params, first_songs(config))
+
+
+def with_levels(setting: Setting, codec: Params, songs: np.ndarray) -> tuple[Setting, Params]:
+    """Fits the contrast of (4) to songs [N, T, C], and draws its reader beside the codec.
+
+    Raises:
+      ValueError: if the songs have fewer channels than are to be told.
+    """
+    config = setting.config
+    require(
+        channels(setting) <= songs.shape[-1],
+        f"level_channels={config.level_channels}; these latents have {songs.shape[-1]}.",
+    )
+    levels = np.asarray(told_levels(setting, songs))
+    setting = setting._replace(contrast=level_reader.fit_contrast(levels, config.level_directions))
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    vectors = jnp.zeros((1, 1, setting.codec.networks.config.fsq_dim))
+    return setting, codec | {"reader": make_reader(setting).init(key, vectors)["params"]}
 
 
 def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
@@ -254,7 +327,10 @@ def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
     setting = Setting(config, Codec(loaded.networks, np.asarray(silence[0], np.float32)))
     codec, others = models.split(loaded.params, [f"^{name}$" for name in codec_lib.PARTS])
     decoder, frozen = models.split(others, config.trained)
-    params = {"codec": start_codec(config, setting.codec, codec)}
+    codec = start_codec(config, setting.codec, codec)
+    if config.level_weight:
+        setting, codec = with_levels(setting, codec, first_songs(config))
+    params = {"codec": codec}
     params |= {"decoder": decoder} if decoder else {}
     frozen = models.cast(frozen, config.model.frozen_dtype)
 
@@ -269,7 +345,8 @@ def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
 
         def all_parts() -> Params:
             best = [state.best(name) for name in state.params]
-            return functools.reduce(lambda parts, more: parts | more, best, frozen)
+            parts = functools.reduce(lambda parts, more: parts | more, best, frozen)
+            return {name: part for name, part in parts.items() if name != "reader"}
 
         def held_out() -> dict[str, float]:
             pairs = (mesh_lib.place_batch(pair, mesh) for pair in hints_lib.held_out_pairs(config))

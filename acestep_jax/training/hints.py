@@ -17,6 +17,7 @@ import numpy as np
 
 from acestep_jax.data import loader
 from acestep_jax.data.batch import Batch
+from acestep_jax.nn.level_reader import Contrast
 from acestep_jax.ops import codes as codes_lib
 from acestep_jax.ops import losses
 from acestep_jax.tasks import condition
@@ -32,10 +33,17 @@ EVAL_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class Setting(NamedTuple):
-    """What a step needs besides state and batch: the run, and the modules with their silence."""
+    """What a step needs besides state and batch.
+
+    Attributes:
+      config: the run.
+      codec: the modules with their silence.
+      contrast: of the levels that codes are made to tell; None where they are not.
+    """
 
     config: TrainTokenizer
     codec: Codec
+    contrast: Contrast | None = None
 
 
 def read_conditions(setting: Setting, parts: Params, batch: Batch) -> Scene:

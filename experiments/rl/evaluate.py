@@ -1,11 +1,13 @@
 """Did reinforcement help, by more than choosing the best of several does, and at what price?
 
     python -m experiments.rl.evaluate [--quick] [--of dit planner] [--dit FOLDER] [--planner FOLDER]
+    python -m experiments.rl.evaluate --of planner --planner FOLDER FOLDER FOLDER     (three seeds)
 
 Start and tuned weights answer the same held-out prompts, from the same draws, several times each.
 Reported are mean rewards, the start's best of 2 and 4 (which costs as many songs), what tuning
 gained over each, and the watch-list: readers and scorers that training never had, the reward's
-parts, the distance from the start, style and diversity. All with 95 % intervals over prompts.
+parts, the distance from the start, style and diversity. All with 95 % intervals over prompts; of
+several folders the first is reported so, and the means of what all of them gained over seeds.
 
 Of weights that do not exist nothing is reported. `--quick` takes 16 prompts, within five minutes on
 two cores. The last line is one JSON object.
@@ -24,26 +26,55 @@ from acestep_jax.training import models
 from acestep_jax.training.config import Model
 from configs.nano import grpo_dit as dit_recipe
 from configs.nano import grpo_planner as planner_recipe
+from experiments.distill import seeds
 from experiments.rl import gains, planning, singing
 
 
-def evaluate_dit(tuned: str, prompts: int, songs: int, shards: str = "") -> dict[str, Any]:
-    """Compares a tuned DiT with the shipped one."""
+def evaluate_dit(
+    tuned: Sequence[str], prompts: int, songs: int, shards: str = ""
+) -> dict[str, Any]:
+    """Compares tuned DiTs with the shipped one."""
     config = with_shards(dit_recipe.get_config(), shards)
     stage = singing.open_stage(config, prompts)
-    params = models.load(Model(weights=tuned, text_weights=config.model.text_weights)).params["dit"]
     start = singing.sing(stage, stage.frozen["start"], songs)
-    return singing.compare(singing.sing(stage, params, songs), start)
+    found = []
+    for where in tuned:
+        model = Model(weights=where, text_weights=config.model.text_weights)
+        sung = singing.sing(stage, models.load(model).params["dit"], songs)
+        found.append(singing.compare(sung, start))
+    return over_seeds(found)
 
 
 def evaluate_planner(
-    tuned: str, prompts: int, answers: int, *, scorer: str = "", shards: str = ""
+    tuned: Sequence[str], prompts: int, answers: int, *, scorer: str = "", shards: str = ""
 ) -> dict[str, Any]:
-    """Compares a tuned planner with the shipped one."""
+    """Compares tuned planners with the shipped one."""
     config = with_shards(planner_recipe.get_config(), shards)
     stage = planning.open_stage(config, prompts, scorer)
     start = planning.answer(stage, stage.frozen.reference, answers)
-    return planning.compare(planning.answer(stage, planning.load(tuned), answers), start)
+    return over_seeds(
+        [
+            planning.compare(planning.answer(stage, planning.load(where), answers), start)
+            for where in tuned
+        ]
+    )
+
+
+def over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Adds to the first run what all of them gained: {"pmi, gain": {"each", "mean"}, ...}.
+
+    A mean is [mean, low, high] by Student's t over seeds.
+    """
+    if len(found) == 1:
+        return found[0]
+    each = {
+        f"{reader}, {name}": [run[reader][name][0] for run in found]
+        for reader, numbers in found[0].items()
+        for name in numbers
+        if name.startswith("gain") or reader in ("parts", "watched")
+    }
+    rows = {name: {"each": x, "mean": seeds.interval(x)} for name, x in each.items()}
+    return found[0] | {"seeds": rows}
 
 
 def with_shards(config: Any, shards: str) -> Any:
@@ -76,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="16 prompts, within five minutes")
     parser.add_argument("--of", nargs="*", choices=("dit", "planner"), default=("dit", "planner"))
-    parser.add_argument("--dit", default=singing.TUNED, help="the tuned DiT")
-    parser.add_argument("--planner", default=planning.TUNED, help="the tuned planner")
+    parser.add_argument("--dit", nargs="*", default=[singing.TUNED], help="tuned DiTs")
+    parser.add_argument("--planner", nargs="*", default=[planning.TUNED], help="tuned planners")
     parser.add_argument("--scorer", default="", help="a planner that training never had")
     parser.add_argument("--shards", default="", help="of the prompts; those in the package")
     parser.add_argument("--prompts", type=int, default=0, help="64, or 16 with --quick")
@@ -86,16 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     compilation.enable_cache()
     begin, prompts = time.monotonic(), options.prompts or (16 if options.quick else 64)
     found: dict[str, Any] = {"prompts": prompts, "samples": options.samples}
-    if "dit" in options.of and exists(options.dit):
+    if "dit" in options.of and all(map(exists, options.dit)):
         sung = evaluate_dit(options.dit, prompts, options.samples, options.shards)
         found["dit"] = sung | {"targets": verdict(sung, "aas", "other heads")}
-    if "planner" in options.of and exists(options.planner):
+    if "planner" in options.of and all(map(exists, options.planner)):
         given = {"scorer": options.scorer, "shards": options.shards}
         planned = evaluate_planner(options.planner, prompts, options.samples, **given)
         found["planner"] = planned | {"targets": verdict(planned, "pmi", "other scorer")}
     for subject in ("dit", "planner"):
         for name, numbers in found.get(subject, {}).items():
-            if name != "targets":
+            if name not in ("targets", "seeds"):
                 print(gains.line(f"{subject}, {name}", numbers), flush=True)
     found["seconds"] = round(time.monotonic() - begin, 1)
     print(json.dumps(found))

@@ -43,6 +43,20 @@ def test_a_gain_is_measured_prompt_by_prompt():
     assert not evaluate.verdict({"pmi": found}, "pmi", "b")["not lower by another reader"]
 
 
+def test_seeds_are_gathered_beside_the_first_run():
+    def run(gain):
+        numbers = {"start": [0, 0, 0], "gain": [gain, 0, 1]}
+        return {"pmi": numbers, "parts": {"lyrics": [gain, 0, 1]}}
+
+    assert evaluate.over_seeds([run(0.1)]) == run(0.1)
+    found = evaluate.over_seeds([run(0.1), run(0.2), run(0.3)])
+    assert found["pmi"] == run(0.1)["pmi"]
+    assert list(found["seeds"]) == ["pmi, gain", "parts, lyrics"]
+    gained = found["seeds"]["pmi, gain"]
+    assert gained["each"] == [0.1, 0.2, 0.3]
+    assert gained["mean"] == pytest.approx([0.2, 0.2 - 0.2484, 0.2 + 0.2484], abs=1e-3)
+
+
 def test_different_codes_are_counted_once():
     tokens = jnp.array([[5, 7, 5, 9, 9], [1, 1, 1, 1, 1]])
     sung = jnp.array([[True, True, True, True, False], [True, True, False, False, False]])

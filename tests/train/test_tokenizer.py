@@ -401,3 +401,71 @@ def test_white_latents_cannot_be_told_by_their_codes():
 def test_latents_of_six_dimensions_can():
     """E2: the bound is 2^(-2 · 15.97 / 6) = 2.5 %; scalar levels and training cost the rest."""
     assert 2 ** (-2 * BITS / 6) <= _unexplained(6, 200) < 0.2  # measured 0.115
+
+
+# Levels -------------------------------------------------------------------------------------------
+
+
+def _notes(seed):
+    """Windows [96, 5, 64] in which one of eight groups of channels sounds, with random signs."""
+    rng = np.random.default_rng(seed)
+    notes = rng.integers(8, size=96)
+    sounds = np.repeat(np.eye(8)[notes], 8, axis=1)[:, None]
+    signs = rng.choice([-1.0, 1.0], size=(96, 5, 64))
+    return (signs * (0.1 + 2.7 * sounds)).astype(np.float32), notes
+
+
+def _purity(level_weight, num_steps=100):
+    """Trains by reconstruction; returns how well fresh codes tell the notes, 1/8 by chance."""
+    rule = Optimizer(peak_lr=2e-3, schedule="cosine", weight_decay=0.0, b2=0.99)
+    config = TrainTokenizer(
+        name="notes",
+        codec=rule,
+        num_steps=num_steps,
+        reconstruct_steps=num_steps,
+        code_noise=0.0,
+        level_weight=level_weight,
+        level_directions=0,
+    )
+    codec = Codec(LIMIT_NETWORKS, np.zeros((5, 64), np.float32))
+    setting, params = (
+        hints_lib.Setting(config, codec),
+        draw_codec(LIMIT_NETWORKS, jax.random.key(0)),
+    )
+    params = codec.start_on(params, _notes(0)[0])
+    if level_weight:
+        setting, params = tokenizer.with_levels(setting, params, _notes(0)[0])
+    step = tokenizer.make_step(setting, "reconstruct", {"codec": params})
+    state = tokenizer.make_state(config, {"codec": params})
+    batch = dataclasses.replace(toys.batch(size=96, frames=5), frame_mask=np.ones((96, 5), bool))
+    for i in range(num_steps):
+        latents = _notes(i)[0]
+        state, metrics = step(state, {}, dataclasses.replace(batch, latents=latents))
+    assert ("loss/levels" in metrics) == bool(level_weight)
+    told, heard = (_notes(seed) for seed in (10_000, 10_001))
+    read = jax.jit(lambda latents: codec.encode(state.params["codec"], latents)[1][:, 0])
+    votes = np.zeros((64_000, 8))
+    np.add.at(votes, (np.asarray(read(told[0])), told[1]), 1)
+    return float(np.mean(np.argmax(votes[np.asarray(read(heard[0]))], axis=1) == heard[1]))
+
+
+def test_codes_tell_notes_of_any_sign_where_levels_are_asked_for():
+    assert _purity(0.0) < 0.25  # measured 0.10
+    assert _purity(5.0) > 0.35  # measured 0.52
+
+
+def test_more_levels_than_channels_are_refused():
+    config = dataclasses.replace(CONFIG, level_weight=1.0, level_channels=65)
+    setting = SETTING._replace(config=config)
+    with pytest.raises(ValueError, match="level_channels=65; these latents have 64"):
+        tokenizer.with_levels(setting, {}, np.zeros((2, 5, 64), np.float32))
+
+
+@pytest.mark.slow
+def test_the_reader_of_levels_is_thrown_away(tmp_path):
+    """A whole run, whose export is that of any tokenizer."""
+    config = cli.load_config("configs/nano/tokenizer.py", quick=True)
+    config = dataclasses.replace(config, workdir=str(tmp_path), level_weight=1.0, num_steps=3)
+    trained = tokenizer.train(config)
+    assert "reader" not in trained.parts
+    assert {"tokenizer", "detokenizer", "dit"} <= set(trained.parts)

@@ -40,6 +40,9 @@ class TrainTokenizer(Run):
     reconstruct_weight: float = 1.0  # of the reconstruction beside the velocity error, at first
     final_reconstruct_weight: float = 0.1  # at the end; between, on a line
     cosine_weight: float = 0.1  # of 1 - cosine of each frame, inside the reconstruction
+    level_weight: float = 0.0  # of telling each channel's level in a window from its code
+    level_channels: int = 0  # of so many of the first channels; 0: of all
+    level_directions: int = 8  # what levels have in common: principal directions that are damped
     window_dropout: float = 0.05  # chance that a window's hints are silence
     code_noise: float = 0.02  # chance that a code is a neighbour of the right one
     condition_dropout: float = 0.15  # chance that an item reads the null condition
@@ -53,8 +56,18 @@ class TrainTokenizer(Run):
         for field in ("window_dropout", "code_noise", "condition_dropout"):
             value = getattr(self, field)
             require(0 <= value <= 1, f"{field}={value} must lie in [0, 1].")
-        for field in ("reconstruct_steps", "settle_steps", "start_batches"):
+        for field in (
+            "reconstruct_steps",
+            "settle_steps",
+            "start_batches",
+            "level_weight",
+            "level_channels",
+        ):
             require(getattr(self, field) >= 0, f"{field} must not be negative.")
+        require(
+            not self.level_weight or self.start_batches > 0,
+            f"level_weight={self.level_weight} needs start_batches, which are 0.",
+        )
         both = self.reconstruct_steps + self.settle_steps
         require(
             both <= self.num_steps,
