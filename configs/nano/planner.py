@@ -10,14 +10,14 @@ Command:  python -m acestep_jax.data.add_codes --shards data/shards/own --out da
 Cost:     53 minutes of about three quarters of one core for the first weights, in four stretches on
           the codes of another tokenizer: 762 steps without `retold` and `jitter`; 416 with
           retold=0.5; 322 with retold=0.7 and jitter=0.3, at peak_lr=4e-3; 200 with understand 9,
-          generate 2 and jitter=0.5 at 8e-3. From there, on the codes that hold notes, 1,000 steps of
-          this file (27 minutes beside two other jobs) and 450 with understand 10, generate 2,
+          generate 2 and jitter=0.5 at 8e-3. From there, on the codes that hold notes, 1,000 steps
+          of this file (27 minutes beside two other jobs) and 450 with understand 10, generate 2,
           inspire and format 0.5 (4 minutes). The mean of the weights of these two is shipped: the
           first plans best, the second listens best. This form, from nothing, has not been run.
-Expect:   5.24 nats a code on held-out songs (unigrams 6.50, bigrams 6.04); valid blueprints with and
-          without the grammar; the caption's tempo in all plans, its key in 0.98. A listener tells
-          the tempo of 0.23 of 64 songs (others' 0.13) and the key of 0.17 (others' 0.04). After 400
-          steps, before `retold`, none of six tempi had reached its plan.
+Expect:   5.24 nats a code on held-out songs (unigrams 6.50, bigrams 6.04); valid blueprints with
+          and without the grammar; the caption's tempo in all plans, its key in 0.98. A listener
+          tells the tempo of 0.23 of 64 songs (others' 0.13) and the key of 0.17 (others' 0.04).
+          After 400 steps, before `retold`, none of six tempi had reached its plan.
 """
 
 from acestep_jax.nn.config import MODELS
