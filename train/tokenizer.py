@@ -100,13 +100,16 @@ def reconstruction_error(hints: Array, latents: Array, cosine_weight: float) -> 
     return losses.squared_error(hints, latents) + cosine_weight * (1 - cosine)
 
 
-def level_loss(setting: Setting, params: Params, vectors: Array, latents: Array) -> Metrics:
-    """Evaluates (4) without its weight, if it has one: {} or {"loss/levels": a number}."""
+def add_levels(
+    loss: Array, metrics: Metrics, setting: Setting, params: Params, vectors: Array, latents: Array
+) -> tuple[Array, Metrics]:
+    """Adds (4) to a loss, and its mean to the metrics, if codes are made to tell levels."""
     if setting.contrast is None:
-        return {}
+        return loss, metrics
     levels = setting.contrast(told_levels(setting, latents))
     read = make_reader(setting).apply({"params": params["reader"]}, vectors)
-    return {"loss/levels": jnp.mean((read[:, : levels.shape[1]] - levels) ** 2)}
+    error = jnp.mean((read[:, : levels.shape[1]] - levels) ** 2)
+    return loss + setting.config.level_weight * error, metrics | {"loss/levels": error}
 
 
 def told_levels(setting: Setting, latents: Array) -> Array:
@@ -134,10 +137,9 @@ def reconstruct_loss(
     config = setting.config
     vectors, codes, hints = pass_through(key, setting, params["codec"], batch.latents)
     errors = reconstruction_error(hints, batch.latents, config.cosine_weight)
-    reconstruction = losses.masked_mean(errors, batch.frame_mask if config.masked_loss else None)
-    levels = level_loss(setting, params["codec"], vectors, batch.latents)
-    loss = reconstruction + config.level_weight * sum(levels.values())
-    return loss, {"loss/reconstruction": reconstruction, **levels} | code_metrics(setting, codes)
+    loss = losses.masked_mean(errors, batch.frame_mask if config.masked_loss else None)
+    metrics = {"loss/reconstruction": loss} | code_metrics(setting, codes)
+    return add_levels(loss, metrics, setting, params["codec"], vectors, batch.latents)
 
 
 def joint_loss(
@@ -179,10 +181,9 @@ def joint_loss(
         "error/with_hints": losses.masked_mean(per_item, batch.is_cover),
         "error/without_hints": losses.masked_mean(per_item, ~batch.is_cover),
     }
-    levels = level_loss(setting, params["codec"], vectors, batch.latents)
     loss = velocity + reconstruct_weight(config, step) * reconstruction
-    loss += config.level_weight * sum(levels.values())
-    return loss, metrics | levels | code_metrics(setting, codes)
+    metrics |= code_metrics(setting, codes)
+    return add_levels(loss, metrics, setting, params["codec"], vectors, batch.latents)
 
 
 def reconstruct_weight(config: TrainTokenizer, step: Array) -> Array:
@@ -288,11 +289,15 @@ def first_songs(config: TrainTokenizer) -> np.ndarray:
     return multihost_utils.process_allgather(songs, tiled=True)
 
 
-def start_codec(config: TrainTokenizer, codec: Codec, params: Params) -> Params:
-    """Fits a fresh codec to the first songs of the run."""
-    if not (config.fresh and config.start_batches):
-        return params
-    return codec.start_on(params, first_songs(config))
+def start_codec(setting: Setting, codec: Params) -> tuple[Setting, Params]:
+    """Fits to the first songs of the run what begins with it: a fresh codec, and (4)."""
+    config = setting.config
+    if not (config.start_batches and (config.fresh or config.level_weight)):
+        return setting, codec
+    songs = first_songs(config)
+    if config.fresh:
+        codec = setting.codec.start_on(codec, songs)
+    return with_levels(setting, codec, songs) if config.level_weight else (setting, codec)
 
 
 def with_levels(setting: Setting, codec: Params, songs: np.ndarray) -> tuple[Setting, Params]:
@@ -327,9 +332,7 @@ def train(config: TrainTokenizer, loaded: Loaded | None = None) -> Trained:
     setting = Setting(config, Codec(loaded.networks, np.asarray(silence[0], np.float32)))
     codec, others = models.split(loaded.params, [f"^{name}$" for name in codec_lib.PARTS])
     decoder, frozen = models.split(others, config.trained)
-    codec = start_codec(config, setting.codec, codec)
-    if config.level_weight:
-        setting, codec = with_levels(setting, codec, first_songs(config))
+    setting, codec = start_codec(setting, codec)
     params = {"codec": codec}
     params |= {"decoder": decoder} if decoder else {}
     frozen = models.cast(frozen, config.model.frozen_dtype)

@@ -172,7 +172,7 @@ def over_students(measured: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
             named[f"{name} as asked, less the teacher's"] = row["difference"][0]
         for name, value in named.items():
             each.setdefault(name, []).append(value)
-    return {name: {"each": values, "mean": seeds.interval(values)} for name, values in each.items()}
+    return seeds.gather(each)
 
 
 def place(row: Mapping[str, Any]) -> str:

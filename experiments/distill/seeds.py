@@ -1,6 +1,7 @@
 """Means over seeds, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,3 +16,8 @@ def interval(values: Sequence[float]) -> list[float]:
         return [round(mean, 4)] * 3
     half = STUDENT_T[min(count, 5)] * float(np.std(values, ddof=1)) / count**0.5
     return [round(x, 4) for x in (mean, mean - half, mean + half)]
+
+
+def gather(each: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Adds the mean to the values of every measure: {name: {"each": values, "mean": interval}}."""
+    return {name: {"each": list(values), "mean": interval(values)} for name, values in each.items()}

@@ -52,12 +52,8 @@ def evaluate_planner(
     config = with_shards(planner_recipe.get_config(), shards)
     stage = planning.open_stage(config, prompts, scorer)
     start = planning.answer(stage, stage.frozen.reference, answers)
-    return over_seeds(
-        [
-            planning.compare(planning.answer(stage, planning.load(where), answers), start)
-            for where in tuned
-        ]
-    )
+    written = (planning.answer(stage, planning.load(where), answers) for where in tuned)
+    return over_seeds([planning.compare(own, start) for own in written])
 
 
 def over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -73,8 +69,7 @@ def over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name in numbers
         if name.startswith("gain") or reader in ("parts", "watched")
     }
-    rows = {name: {"each": x, "mean": seeds.interval(x)} for name, x in each.items()}
-    return found[0] | {"seeds": rows}
+    return found[0] | {"seeds": seeds.gather(each)}
 
 
 def with_shards(config: Any, shards: str) -> Any:
@@ -107,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="16 prompts, within five minutes")
     parser.add_argument("--of", nargs="*", choices=("dit", "planner"), default=("dit", "planner"))
-    parser.add_argument("--dit", nargs="*", default=[singing.TUNED], help="tuned DiTs")
-    parser.add_argument("--planner", nargs="*", default=[planning.TUNED], help="tuned planners")
+    parser.add_argument("--dit", nargs="+", default=[singing.TUNED], help="tuned DiTs")
+    parser.add_argument("--planner", nargs="+", default=[planning.TUNED], help="tuned planners")
     parser.add_argument("--scorer", default="", help="a planner that training never had")
     parser.add_argument("--shards", default="", help="of the prompts; those in the package")
     parser.add_argument("--prompts", type=int, default=0, help="64, or 16 with --quick")
