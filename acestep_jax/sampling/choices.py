@@ -38,7 +38,7 @@ def score_text(
     token, log_prob = logits_lib.choose(log_probs, keys, rules.temperature)
     ids = jnp.maximum(grammar_lib.candidates(grammar, due), 0)
     few = jnp.take_along_axis(whole, ids, axis=1)
-    return Scores(few, jnp.argmax(whole, axis=1).astype(jnp.int32), token, log_prob)
+    return Scores(few, logits_lib.best(whole), token, log_prob)
 
 
 def score_few(

@@ -14,11 +14,12 @@ score their few candidates, audio codes their own rows of the head.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from acestep_jax.nn.qwen3 import apart
 from acestep_jax.ops import grammar as grammar_lib
 from acestep_jax.ops import logits as logits_lib
 from acestep_jax.ops.grammar import Grammar, State
@@ -85,21 +86,31 @@ def _end(grammar: Grammar) -> int:
     return grammar.num_nodes + grammar_lib.END
 
 
-def _code_logits(module: Any, params: Params, carry: Carry, span: Span, rules: Rules) -> Array:
-    """Scores the audio codes and, in the last column, the stop token: [B, Q + 1]."""
-    logits = jnp.concatenate(
-        [
-            head(module, params, carry.hidden, (span.first, span.last)),
-            head(module, params, carry.hidden, (span.stop, span.stop + 1)),
-        ],
-        axis=1,
-    )
-    seen = carry.seen
-    if seen is not None:
-        seen = jnp.concatenate(
-            [seen[:, span.first : span.last], seen[:, span.stop : span.stop + 1]], axis=1
-        )
-    return logits_lib.raw(logits, rules, seen)
+class _CodeHead(NamedTuple):
+    """Scores the audio codes and, in the last column, the stop token.
+
+    Attributes:
+      tokens: their ids [Q + 1].
+      kernel: the head of them [D, Q + 1], cut out once; None scores the whole vocabulary.
+    """
+
+    tokens: Array
+    kernel: Array | None
+
+    @classmethod
+    def of(cls, module: Any, params: Params, span: Span) -> "_CodeHead":
+        tokens = jnp.append(jnp.arange(span.first, span.last), span.stop)
+        return cls(tokens, module.apply({"params": params}, tokens, method="head_of"))
+
+    def logits(self, module: Any, params: Params, carry: Carry, rules: Rules) -> Array:
+        """Gives [B, Q + 1], after penalty and guidance."""
+        if self.kernel is None:
+            logits = head(module, params, carry.hidden)[:, self.tokens]
+        else:
+            hidden = carry.hidden.astype(self.kernel.dtype)
+            logits = jnp.dot(hidden, self.kernel, preferred_element_type=jnp.float32)
+        seen = None if carry.seen is None else carry.seen[:, self.tokens]
+        return logits_lib.raw(logits, rules, seen)
 
 
 def _code_loop(
@@ -115,11 +126,12 @@ def _code_loop(
 ) -> Carry:
     """Writes at least and at most `lengths` codes, and the stop token."""
     before, (least, most) = carry.written.lengths, lengths
+    scorer = _CodeHead.of(module, params, span)
 
     def step(carry: Carry) -> Carry:
         count = carry.written.lengths - before
         token, log_prob, due = choose_code(
-            _code_logits(module, params, carry, span, rules),
+            scorer.logits(module, params, carry, rules),
             span,
             num_nodes,
             count >= most,
@@ -168,6 +180,7 @@ def decode_text(
       budget: most tokens to write (M).
       copies: items of each prompt, which is run once.
     """
+    params = apart(params)
     carry = begin(module, params, prompts, rules, budget, copies)
     return _text_loop(
         module, params, carry, keys, grammar, programs, seconds, rules, budget
@@ -196,6 +209,7 @@ def decode_codes(
       lengths: least and most codes [B] each; equal for an exact length.
       num_nodes: N of the grammar that `Written.due` is told in.
     """
+    params = apart(params)
     carry = begin(module, params, prompts, rules, budget, copies)
     return _code_loop(module, params, carry, keys, span, num_nodes, lengths, rules, budget).written
 
@@ -232,6 +246,7 @@ def decode_song(
     """
     text_rules, code_rules = rules
     size = sum(budget) + 1
+    params = apart(params)
     carry = begin(module, params, prompts, text_rules, size, copies)
     carry = _text_loop(
         module, params, carry, keys, grammar, programs, seconds, text_rules, budget[0]

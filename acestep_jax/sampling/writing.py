@@ -96,11 +96,7 @@ def begin(
     hidden = hidden[:, -1]
     if copies > 1:
         hidden = jnp.repeat(hidden, copies, axis=0)
-        cache = cache.replace(
-            k=jnp.repeat(cache.k, copies, axis=1),
-            v=jnp.repeat(cache.v, copies, axis=1),
-            mask=jnp.repeat(cache.mask, copies, axis=0),
-        )
+        cache = cache.repeat(copies)
     batch = hidden.shape[0] // (1 if rules.guidance is None else 2)
     written = Written(
         tokens=jnp.zeros((batch, budget), jnp.int32),
@@ -158,7 +154,6 @@ def token_keys(keys: Key, carry: Carry) -> Key:
     return jax.vmap(jax.random.fold_in)(keys, carry.written.lengths)
 
 
-def head(module: Any, params: Params, hidden: Array, rows: tuple[int, int] | None = None) -> Array:
-    """Scores the next token of every row of the carry, or some tokens: [R, V]."""
-    logits = module.apply({"params": params}, hidden[:, None], rows, method="logits")
-    return logits[:, 0]
+def head(module: Any, params: Params, hidden: Array) -> Array:
+    """Scores the next token of every row of the carry: [R, V]."""
+    return module.apply({"params": params}, hidden[:, None], method="logits")[:, 0]

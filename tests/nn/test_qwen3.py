@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acestep_jax.nn import lora
 from acestep_jax.nn.config import PLANNERS, TEXT_ENCODERS, Qwen3Config
-from acestep_jax.nn.qwen3 import Qwen3, init_cache
+from acestep_jax.nn.qwen3 import Qwen3, apart, init_cache
 from tests.nn.official import hashed, load
 
 CONFIG = Qwen3Config(
@@ -87,11 +88,53 @@ def test_a_prefill_is_a_call_with_an_empty_cache():
     prefill = jax.jit(lambda t, m: MODEL.apply(variables(), t, m, 16, method="prefill"))
     alone, own = prefill(TOKENS, mask)
     _close(alone[mask], hidden[mask])
-    _close(own.k[:, mask.nonzero()[0], mask.nonzero()[1]], cache.k[:, *mask.nonzero()])
+    slots = np.pad(mask, ((0, 0), (0, 7)))
+    for got, want in zip(own.k, cache.k, strict=True):
+        _close(_in_slots(got.swapaxes(1, 2), slots), _in_slots(want.swapaxes(1, 2), slots))
+    for got, want in zip(own.v, cache.v, strict=True):
+        _close(_in_slots(got, slots), _in_slots(want, slots))
     np.testing.assert_array_equal(own.mask, cache.mask)
     assert int(own.length) == 9
     with pytest.raises(ValueError, match="9 tokens do not fit a cache of 4"):
         MODEL.apply(variables(), TOKENS, mask, 4, method="prefill")
+
+
+def _in_slots(buffer, slots):
+    """Takes what the real tokens of a layer's buffer [B · K, S, H] hold."""
+    return np.asarray(buffer)[np.repeat(slots, CONFIG.num_key_value_heads, axis=0)]
+
+
+@pytest.mark.parametrize("with_adapters", [False, True])
+def test_weights_may_be_stacked_or_apart(with_adapters):
+    params = variables()["params"]
+    if with_adapters:
+        spec = lora.LoRA(rank=2, targets=("q_proj", "down_proj"))
+        adapters = jax.tree.map(lambda x: x + 0.1, lora.init(jax.random.key(0), params, spec))
+        params = lora.WithAdapters(params, lora.collection(adapters, spec.scale))
+    model, each = lora.Adapted(MODEL), apart(params)
+    assert set((each.params if with_adapters else each)["layers"]) == {"0", "1"}
+    mask = np.arange(9)[None] >= np.array([[0], [3]])
+    tokens = np.array([[5, 6], [7, 8]])
+
+    @jax.jit
+    def go_on(params):
+        whole = model.apply({"params": params}, TOKENS, mask=mask)
+        _, cache = model.apply({"params": params}, TOKENS, mask, 11, method="prefill")
+        return whole, *model.apply({"params": params}, tokens, cache=cache)
+
+    want, got = go_on(params), go_on(each)
+    jax.tree.map(_close, got, want)
+    if with_adapters:
+        plain = model.apply({"params": params.params}, TOKENS, mask=mask)
+        assert np.abs(got[0] - plain).max() > 1e-2
+
+
+def test_copies_of_an_item_stand_side_by_side():
+    cache = run(TOKENS, None, init_cache(CONFIG, 2, 10))[1].repeat(2)
+    hidden, _ = run(np.array([[1], [2], [3], [4]]), None, cache)
+    for item in range(4):
+        alone = run(np.append(TOKENS[item // 2], item + 1)[None])
+        _close(hidden[item, 0], alone[0, -1])
 
 
 def test_a_few_tokens_have_the_scores_that_they_have_among_all():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acestep_jax.ops import masks
-from acestep_jax.ops.attention import attention, probabilities
+from acestep_jax.ops.attention import attend_cached, attention, probabilities
 
 
 def _inputs(length=70, num_keys=None, heads=4, kv_heads=2, width=8, batch=2):
@@ -187,10 +187,14 @@ def test_probabilities_reproduce_the_output():
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
 
 
-def test_an_offset_continues_a_causal_sequence():
+def test_buffers_of_a_decoding_loop_give_what_attention_gives():
     q, k, v = _inputs(24)
-    whole = _run(q, k, v, "reference", causal=True)
-    tail = _run(q[:, 10:13], k, v, "auto", causal=True, query_offset=10)
+    hidden = _key_mask(24, "padded")
+    whole = _run(q, k, v, "reference", causal=True, key_mask=hidden)
+    keys = k.transpose(0, 2, 3, 1).reshape(-1, k.shape[3], 24)
+    values = v.swapaxes(1, 2).reshape(-1, 24, v.shape[3])
+    seen = np.asarray(hidden)[:, None] & (np.arange(24) <= np.arange(10, 13)[:, None])
+    tail = jax.jit(attend_cached)(q[:, 10:13], keys, values, seen)
     np.testing.assert_allclose(tail, whole[:, 10:13], atol=2e-6)
 
 
@@ -214,7 +218,6 @@ def test_the_tpu_kernel_lowers_without_a_tpu():
     [
         (dict(implementation="flash"), "unknown"),
         (dict(implementation="banded"), "needs a window"),
-        (dict(implementation="splash", causal=True, query_offset=3), "query_offset"),
     ],
 )
 def test_impossible_requests_are_refused(options, message):
