@@ -17,14 +17,15 @@ How this differs from GRPO (arXiv:2402.03300): the algorithm is a choice (`varia
 DAPO, RLOO, GSPO), DAPO's mean over all tokens by default, since one within each answer is biased
 where lengths differ; with one update a rollout the ratio is one, and old probabilities are the
 present ones without gradient; the estimator of the divergence is chosen for its gradient.
-The scorer never learns: a policy that scored itself could forget to guess the text without codes.
+No scorer learns: a policy that scored itself could forget to guess the text without codes. Several
+may score together (`reward.scorers`), so that what only one of them hears counts less.
 
     python -m train.grpo_planner --config configs/nano/grpo_planner.py   (--dry_run: compile only)
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,9 +94,9 @@ def judge(
     """Scores answers, and evaluates them under the reference."""
     config = setting.config
     reference = rescore(setting, frozen.reference, frozen, batch, written)
-    scorer = frozen.reference if frozen.scorer is None else frozen.scorer
-    worth = rewards.listen(
-        config.reward, setting.listener, scorer, written, setting.span, batch.sheet
+    scorers = [frozen.reference if own is None else own for own in frozen.scorers]
+    worth = rewards.listen_all(
+        config.reward, setting.listeners, scorers, written, setting.span, batch.sheet
     )
     if config.reward.source == "likelihood":
         worth = worth._replace(rewards=likelihood(setting, written, reference))
@@ -285,21 +286,38 @@ def make_held_out(
 # The run, in the order it happens -----------------------------------------------------------------
 
 
-def load_scorer(config: GrpoPlanner) -> weights.Network | None:
-    """Loads a scorer of its own, where the configuration names one."""
-    where = config.reward.scorer
-    return weights.load_qwen3(models.locate(where)) if where else None
+class Scorers(NamedTuple):
+    """The scorers of a run, None where the start scores: sizes and parameters of each."""
+
+    sizes: tuple[Any, ...]
+    params: tuple[Params | None, ...]
+
+
+def load_scorers(config: GrpoPlanner) -> Scorers:
+    """Loads the scorers that the configuration names."""
+    found = [
+        None if where == "start" else weights.load_qwen3(models.locate(where))
+        for where in config.reward.scorers
+    ]
+    return Scorers(
+        tuple(None if network is None else network.config for network in found),
+        tuple(None if network is None else network.params for network in found),
+    )
 
 
 def freeze(
-    config: GrpoPlanner, params: Params, scorer: Params | None, book: Book, mesh: jax.sharding.Mesh
+    config: GrpoPlanner,
+    params: Params,
+    scorers: Sequence[Params | None],
+    book: Book,
+    mesh: jax.sharding.Mesh,
 ) -> Frozen:
     """Puts on the mesh what never changes, in its own type."""
-    kept = [
+    reference, *others = (
         None if tree is None else models.cast(tree, config.frozen_dtype)
-        for tree in (params, scorer)
-    ]
-    frozen = Frozen(*kept, jax.tree.map(jnp.asarray, book.tables))
+        for tree in (params, *scorers)
+    )
+    frozen = Frozen(reference, tuple(others), jax.tree.map(jnp.asarray, book.tables))
     return mesh_lib.place(frozen, frozen_places(frozen, mesh))
 
 
@@ -307,7 +325,10 @@ def frozen_places(frozen: Frozen, mesh: jax.sharding.Mesh) -> Frozen:
     """Says where on the mesh it lives; the tables are everywhere."""
     return Frozen(
         mesh_lib.parameter_shardings(frozen.reference, mesh),
-        None if frozen.scorer is None else mesh_lib.parameter_shardings(frozen.scorer, mesh),
+        tuple(
+            None if own is None else mesh_lib.parameter_shardings(own, mesh)
+            for own in frozen.scorers
+        ),
         jax.tree.map(lambda _: mesh_lib.replicated(mesh), frozen.tables),
     )
 
@@ -323,16 +344,15 @@ def start_of(config: GrpoPlanner, params: Params) -> Params:
 def main(config: GrpoPlanner) -> None:
     """Trains, evaluates, and exports the planner."""
     mesh = mesh_lib.make_mesh(config.mesh)
-    begin, scorer = planner.open_planner(config), load_scorer(config)
+    begin, scorers = planner.open_planner(config), load_scorers(config)
     sizes = begin.network.config
     vocabulary = Vocabulary.of(begin.tokenizer, sizes.vocab_size)
-    setting = make_setting(config, sizes, vocabulary, None if scorer is None else scorer.config)
+    setting = make_setting(config, sizes, vocabulary, scorers.sizes)
     book, trained = make_book(config, vocabulary), start_of(config, begin.network.params)
     batches = open_briefs(config, book, "train")
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        others = None if scorer is None else scorer.params
-        frozen = freeze(config, begin.network.params, others, book, mesh)
+        frozen = freeze(config, begin.network.params, scorers.params, book, mesh)
         trained = mesh_lib.place_params(trained, mesh)
         init = functools.partial(make_state, config)
         shardings = functools.partial(mesh_lib.state_shardings, mesh=mesh)
@@ -361,18 +381,22 @@ def describe(config: GrpoPlanner) -> Described:
     sizes = PLANNERS[config.model.preset]
     tokenizer = tokens_lib.load_tokenizer(str(weights.resolve(NANO_TOKENIZER)))
     vocabulary = Vocabulary.of(tokenizer, PLANNERS["planner_nano"].vocab_size)
-    setting, book = make_setting(config, sizes, vocabulary), make_book(config, vocabulary)
-    ears = dataclasses.replace(setting.listener, module=_portable(setting.listener.module))
-    setting = setting._replace(module=_portable(setting.module), listener=ears)
+    own = [where == "start" for where in config.reward.scorers]
+    setting = make_setting(config, sizes, vocabulary, [None] * len(own))
+    book = make_book(config, vocabulary)
+    ears = tuple(
+        dataclasses.replace(one, module=_portable(one.module)) for one in setting.listeners
+    )
+    setting = setting._replace(module=_portable(setting.module), listeners=ears)
     if sizes.vocab_size != vocabulary.size:  # a released one: codes behind Qwen3's own tokens
         first = sizes.vocab_size - planner.RELEASED_CODES
         setting = setting._replace(span=Span(first, first + NUM_CODES, vocabulary.stop))
-    drawn = jax.eval_shape(setting.listener.module.init, jax.random.key(0), jnp.zeros((1, 2), int))
+    drawn = jax.eval_shape(ears[0].module.init, jax.random.key(0), jnp.zeros((1, 2), int))
     params = drawn["params"]
     trained = jax.eval_shape(functools.partial(start_of, config), params)
     tables = jax.tree.map(lambda x: _as_wide(x, vocabulary.size, sizes.vocab_size), book.tables)
     kept = jax.eval_shape(lambda x: models.cast(x, config.frozen_dtype), params)
-    frozen = Frozen(kept, kept if config.reward.scorer else None, tables)
+    frozen = Frozen(kept, tuple(None if start else kept for start in own), tables)
     return Described(
         state=jax.eval_shape(functools.partial(make_state, config), trained),
         frozen=frozen,

@@ -5,6 +5,7 @@ written = roll_out(setting, trained, frozen, batch, key)        # M answers to e
 rescore(setting, params, frozen, batch, written).log_probs      # by any parameters
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,25 +38,25 @@ class Setting(NamedTuple):
     Attributes:
       config: the run.
       module: the policy, which takes adapters beside its parameters with `lora`.
-      listener: the scorer; its module is a Qwen3, perhaps of other sizes.
+      listeners: one a scorer; their modules are Qwen3s, perhaps of other sizes.
       span: of the codes.
     """
 
     config: GrpoPlanner
     module: Any
-    listener: Listener
+    listeners: tuple[Listener, ...]
     span: Span
 
 
 class Frozen(NamedTuple):
-    """What never changes: parameters of reference and scorer, and the grammar's tables.
+    """What never changes: parameters of reference and scorers, and the grammar's tables.
 
-    With `lora` the reference is also what adapters stand beside; `scorer` is None where the
-    reference scores.
+    With `lora` the reference is also what adapters stand beside; among the scorers None stands for
+    the reference.
     """
 
     reference: Params
-    scorer: Params | None
+    scorers: tuple[Params | None, ...]
     tables: Grammar
 
 
@@ -139,24 +140,25 @@ def policy_params(setting: Setting, trained: Params, frozen: Frozen) -> Params:
 
 
 def make_setting(
-    config: GrpoPlanner, sizes: Any, vocabulary: Vocabulary, scorer_sizes: Any = None
+    config: GrpoPlanner, sizes: Any, vocabulary: Vocabulary, scorer_sizes: Sequence[Any] = (None,)
 ) -> Setting:
-    """Builds policy and listener.
+    """Builds policy and listeners.
 
     Args:
       config: the run.
       sizes: of the policy.
-      vocabulary: of both.
-      scorer_sizes: of a scorer of its own; by default those of the policy.
+      vocabulary: of all.
+      scorer_sizes: of each scorer; None for those of the policy.
     """
     options = {"dtype": jnp.dtype(config.model.dtype), "remat": config.model.remat}
-    module, ears = Qwen3(sizes, **options), Qwen3(scorer_sizes or sizes, **options)
     reward, first = config.reward, vocabulary.first_code
-    listener = Listener.of(
-        ears, vocabulary, top_k=reward.top_k, recall=reward.recall, columns=config.columns
+    hearing = {"top_k": reward.top_k, "recall": reward.recall, "columns": config.columns}
+    listeners = tuple(
+        Listener.of(Qwen3(own or sizes, **options), vocabulary, **hearing) for own in scorer_sizes
     )
     span = Span(first, first + vocabulary.num_codes, vocabulary.stop)
-    return Setting(config, lora.Adapted(module) if config.lora else module, listener, span)
+    module = Qwen3(sizes, **options)
+    return Setting(config, lora.Adapted(module) if config.lora else module, listeners, span)
 
 
 def make_book(config: GrpoPlanner, vocabulary: Vocabulary) -> Book:

@@ -3,6 +3,7 @@
 A reward is a pure function on the device: nothing crosses to the host but its mean.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -73,6 +74,34 @@ def listen(
         "reward/blank": jnp.mean(blank),
     }
     return Worth(jnp.where(blank, 0.0, scores.total), metrics)
+
+
+def listen_all(
+    config: PmiReward,
+    listeners: Sequence[Listener],
+    params: Sequence[Params],
+    written: Written,
+    span: Span,
+    sheet: Sheet,
+) -> Worth:
+    """Averages what several listeners find, and tells how far apart they are.
+
+    What only one of them hears counts that much less: a policy has to please them all.
+
+    Args:
+      config, written, span, sheet: as in `listen`.
+      listeners: the scorers.
+      params: of each.
+    """
+    found = [
+        listen(config, listener, own, written, span, sheet)
+        for listener, own in zip(listeners, params, strict=True)
+    ]
+    if len(found) == 1:
+        return found[0]
+    mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *found)
+    apart = jnp.std(jnp.stack([worth.rewards for worth in found]), axis=0)
+    return mean._replace(metrics={**mean.metrics, "reward/apart": jnp.mean(apart)})
 
 
 def warn_saturated(config: PmiReward, share: float) -> None:

@@ -120,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         planned = evaluate_planner(options.planner, prompts, options.samples, **given)
         found["planner"] = planned | {"targets": verdict(planned, "pmi", "other scorer")}
     for subject in ("dit", "planner"):
+        if subject in options.of and subject not in found:
+            print(f"{subject}: no tuned weights in {' '.join(getattr(options, subject))}")
         for name, numbers in found.get(subject, {}).items():
             if name not in ("targets", "seeds"):
                 print(gains.line(f"{subject}, {name}", numbers), flush=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from acestep_jax import weights
 from acestep_jax.data.briefs import BriefBatch
 from acestep_jax.ops import policy
 from acestep_jax.sampling.decode import Written
+from acestep_jax.tasks.planning.listener import Listener
 from acestep_jax.tasks.planning.vocabulary import Vocabulary
 from acestep_jax.training import answers as answers_lib
 from acestep_jax.training import mesh as mesh_lib
@@ -33,13 +35,13 @@ class Stage(NamedTuple):
     Attributes:
       setting: of training, with full weights.
       frozen: the start, which scores too.
-      other: a scorer that training never had, with its setting; None without one.
+      other: a scorer that training never had: a listener and its parameters; None without one.
       prompts: held-out ones.
     """
 
     setting: Setting
     frozen: Frozen
-    other: tuple[Setting, Params] | None
+    other: tuple[Listener, Params] | None
     prompts: list[BriefBatch]
 
 
@@ -69,14 +71,15 @@ def open_stage(config: GrpoPlanner, prompts: int, scorer: str = "") -> Stage:
     sizes = begin.network.config
     vocabulary = Vocabulary.of(begin.tokenizer, sizes.vocab_size)
     book = answers_lib.make_book(config, vocabulary)
-    setting = answers_lib.make_setting(config, sizes, vocabulary)
+    scorers = grpo_planner.load_scorers(config)
+    setting = answers_lib.make_setting(config, sizes, vocabulary, scorers.sizes)
     mesh = mesh_lib.make_mesh(Mesh())
-    frozen = grpo_planner.freeze(config, begin.network.params, None, book, mesh)
+    frozen = grpo_planner.freeze(config, begin.network.params, scorers.params, book, mesh)
     other = None
     if scorer:
         network = weights.load_qwen3(models.locate(scorer))
-        ears = answers_lib.make_setting(config, sizes, vocabulary, network.config)
-        other = (ears, network.params)
+        ears = answers_lib.make_setting(config, sizes, vocabulary, [network.config])
+        other = (ears.listeners[0], network.params)
     batches = answers_lib.open_briefs(config, book, "validation")
     return Stage(setting, frozen, other, [next(batches) for _ in range(prompts // size)])
 
@@ -98,10 +101,12 @@ def answer(stage: Stage, params: Params, answers: int, *, seed: int = 0) -> Answ
             answers_lib.rescore(setting, p, frozen, batch, written)
             for p in (params, frozen.reference)
         )
-        scores = score(setting, frozen.reference, batch, written)
+        scorers = [frozen.reference if x is None else x for x in frozen.scorers]
+        scores = score(setting, setting.listeners, scorers, batch, written)
         if stage.other is not None:
-            ears, others = stage.other
-            scores["other scorer"] = score(ears, others, batch, written)["pmi"]
+            listener, others = stage.other
+            by_other = score(setting, [listener], [others], batch, written)
+            scores["other scorer"] = by_other["pmi"]
         sung = rewards.is_code(written, setting.span)
         count = jnp.maximum(jnp.sum(sung, axis=1), 1)
         apart = jnp.where(sung, policy.k3(own.log_probs, reference.log_probs), 0.0)
@@ -127,18 +132,20 @@ def _join(parts: tuple[np.ndarray, ...], members: int) -> np.ndarray:
 
 
 def score(
-    setting: Setting, params: Params, batch: BriefBatch, written: Written
+    setting: Setting,
+    listeners: Sequence[Listener],
+    params: Sequence[Params],
+    batch: BriefBatch,
+    written: Written,
 ) -> dict[str, Array]:
-    """Scores answers by one listener: the total and its parts, [B] each."""
-    config, span = setting.config.reward, setting.span
-    total = rewards.listen(config, setting.listener, params, written, span, batch.sheet)
+    """Scores answers by listeners, as training does: the total and its parts, [B] each."""
+    config, rest = setting.config.reward, (listeners, params, written, setting.span, batch.sheet)
     alone = {}
     for i, name in enumerate(PARTS):
         only = tuple(float(i == j) for j in range(3))
         one = dataclasses.replace(config, weights=only)
-        worth = rewards.listen(one, setting.listener, params, written, span, batch.sheet)
-        alone[name] = worth.rewards
-    return {"pmi": total.rewards, **alone}
+        alone[name] = rewards.listen_all(one, *rest).rewards
+    return {"pmi": rewards.listen_all(config, *rest).rewards, **alone}
 
 
 def distinct(tokens: Array, sung: Array) -> Array:

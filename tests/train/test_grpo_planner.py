@@ -55,7 +55,7 @@ class Tiny:
         book = grammar.build(vocabulary, Rulebook(seconds=(10, 12), caption_tokens=4))
         tables = jax.tree.map(jnp.asarray, book.tables)
         self.params = network.params
-        self.frozen = grpo_planner.Frozen(network.params, None, tables)
+        self.frozen = grpo_planner.Frozen(network.params, (None,), tables)
         program = book.program(given={"duration": 10}, ending="codes")
         rows = [vocabulary.encode(text) for text in ("a calm piano", "ska")]
         tokens = np.full((2, 40), vocabulary.pad, np.int32)
@@ -102,6 +102,23 @@ def test_answers_are_scored_by_the_distribution_that_they_were_drawn_from():
     assert (chosen & sung).sum() == sung.sum()  # every code is a choice
     assert 0 < (chosen & ~sung).sum() < (~sung & (out.tokens > 0)).sum()  # names and tags are not
     assert (np.asarray(found.entropies)[sung] <= np.log(given.setting.span.last) + 1e-3).all()
+
+
+def test_several_listeners_are_averaged():
+    given, out = tiny(), written()
+    other = jax.tree.map(lambda x: 1.1 * x, given.params)
+
+    def worth(*scorers):
+        setting = given.setting._replace(listeners=given.setting.listeners * len(scorers))
+        frozen = given.frozen._replace(scorers=scorers)
+        return jax.jit(functools.partial(grpo_planner.judge, setting))(frozen, given.batch, out)[0]
+
+    start, moved, both = worth(None), worth(other), worth(None, other)
+    mean = (start.rewards + moved.rewards) / 2
+    np.testing.assert_allclose(both.rewards, mean, atol=1e-6)
+    assert "reward/apart" not in start.metrics
+    apart = np.abs(start.rewards - moved.rewards).mean() / 2  # the deviation of two numbers
+    assert float(both.metrics["reward/apart"]) == pytest.approx(apart, rel=1e-4) and apart > 1e-4
 
 
 @pytest.mark.slow  # half a dozen passes through a transformer, compiled

@@ -45,10 +45,12 @@ class PmiReward:
     recall: Literal["ranked", "within"] = "ranked"  # ranks weighed, or plain top-k recall
     top_k: int = 10  # ranks that count
     as_trained: bool = False  # write scored values as thoughts do; the release dumps them as given
-    scorer: str = ""  # a planner that listens, frozen; empty: the one that training starts from
+    # planners that listen, frozen, whose mean counts; "start" is the one that training starts from
+    scorers: tuple[str, ...] = ("start",)
     saturation_limit: float = 0.5  # warn where a larger share of scores lies where it is flat
 
     def __post_init__(self) -> None:
+        require(bool(self.scorers), "reward.scorers is empty; name a planner, or start.")
         require(self.scale > 0, f"reward.scale={self.scale} must be positive.")
         require(self.top_k > 0, f"reward.top_k={self.top_k} must be positive.")
         require(
@@ -123,7 +125,7 @@ def toy_grpo(config: GrpoPlanner) -> GrpoPlanner:
             plan_tokens=96,
             caption_tokens=4,
         ),
-        reward=dataclasses.replace(config.reward, scorer=""),
+        reward=dataclasses.replace(config.reward, scorers=("start",)),
         data=Data(shards="synthetic", batch_size=2),
         group=2,
         adapter=dataclasses.replace(config.adapter, rank=2),
