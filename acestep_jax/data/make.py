@@ -14,6 +14,7 @@ Cost:     download 425 MB; 480 songs and 4.1 h of recordings need some 4 GB of d
 
 import argparse
 import functools
+import os
 import pathlib
 import subprocess
 from collections.abc import Sequence
@@ -89,13 +90,16 @@ def main() -> None:
     add("--vae", default=str(sources.EMBEDDED.parent / "vae"), help="autoencoder's folder")
     add("--stems", action="store_true", help="encode stems too, where there are any")
     add("--stages", nargs="*", default=STAGES, choices=STAGES, help="which steps to do")
+    most = min(os.cpu_count() or 1, 8)
+    add("--workers", type=int, default=most, help="processes that render; 0 renders in this one")
     arguments = parser.parse_args()
     data_dir, stages = arguments.data_dir, arguments.stages
     make_encoders = functools.partial(encode.load_encoders, arguments.vae)
     if "fetch" in stages:
         fetch_recordings(data_dir)
     if "render" in stages:
-        songs.render_songs(data_dir / "audio" / "own", range(arguments.songs), stems_every=4)
+        own, seeds = data_dir / "audio" / "own", range(arguments.songs)
+        songs.render_songs(own, seeds, stems_every=4, num_workers=arguments.workers)
     if "prepare" in stages:
         choices = prepare.Choices(stems=arguments.stems, max_seconds=arguments.max_seconds)
         for part in ("own", "real"):
