@@ -23,7 +23,8 @@ def get_config(quick: bool = False) -> GrpoPlanner:
         num_steps=70,
         model=PlannerModel(preset="planner_nano", weights="asset:nano/acestep-5Hz-lm-nano"),
         asking=Asking(plan="given", seconds=(10, 14)),
-        reward=PmiReward(),
+        # two that training from nothing made, and not the start, which so can judge (--scorer)
+        reward=PmiReward(scorers=("asset:nano/listeners/1", "asset:nano/listeners/2")),
         group=8,
         trained="codes",
         variant="dapo",

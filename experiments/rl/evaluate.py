@@ -87,13 +87,14 @@ def verdict(found: dict[str, Any], reward: str, other: str) -> dict[str, bool]:
     """Holds the numbers against what tuning is asked for.
 
     Intervals must say so: the tuned mean above the start's best of all that were sampled (four by
-    default), and by the other reader not below the start.
+    default), and by the other reader not below the start, or above it.
     """
     gained, held = found[reward], found.get(other, {})
     *_, hardest = [name for name in gained if name.startswith("gain")]
     return {
         f"above the start: {hardest}": gained[hardest][1] > 0,
         "not lower by another reader": "gain" in held and held["gain"][2] >= 0,
+        "higher by another reader": "gain" in held and held["gain"][1] > 0,
     }
 
 
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--of", nargs="*", choices=("dit", "planner"), default=("dit", "planner"))
     parser.add_argument("--dit", nargs="+", default=[singing.TUNED], help="tuned DiTs")
     parser.add_argument("--planner", nargs="+", default=[planning.TUNED], help="tuned planners")
-    parser.add_argument("--scorer", default="", help="a planner that training never had")
+    parser.add_argument("--scorer", default=planning.START, help="one that training never had")
     parser.add_argument("--shards", default="", help="of the prompts; those in the package")
     parser.add_argument("--prompts", type=int, default=0, help="64, or 16 with --quick")
     parser.add_argument("--samples", type=int, default=4, help="songs or answers for a prompt")

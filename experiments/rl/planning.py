@@ -25,6 +25,7 @@ from acestep_jax.typing import Array, Key, Params
 from experiments.rl import gains
 from train import grpo_planner, planner
 
+START = "asset:nano/acestep-5Hz-lm-nano"
 TUNED = "asset:nano/planner-rl"
 PARTS = ("caption", "lyrics", "metadata")
 

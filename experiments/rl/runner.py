@@ -91,7 +91,7 @@ def judge_dit(quick: bool) -> Callable[[pathlib.Path], dict[str, float]]:
 def judge_planner(quick: bool) -> Callable[[pathlib.Path], dict[str, float]]:
     """Measures tuned planners beside the one they began at, whose answers are written once."""
     config = planner_recipe.get_config()
-    stage = planning.open_stage(config, 8 if quick else 48)
+    stage = planning.open_stage(config, 8 if quick else 48, planning.START)
     start = planning.answer(stage, stage.frozen.reference, SAMPLES)
 
     def measure(workdir: pathlib.Path) -> dict[str, float]:
@@ -100,7 +100,8 @@ def judge_planner(quick: bool) -> Callable[[pathlib.Path], dict[str, float]]:
         gained = {f"{name} gain": found["parts"][name][0] for name in planning.PARTS}
         names = ("kl a code", "entropy a code", "repeated", "distinct")
         watched = {name: found["watched"][name][0] for name in names}
-        return {"pmi gain": found["pmi"]["gain"][0], **gained, **watched}
+        totals = {f"{name} gain": found[name]["gain"][0] for name in ("pmi", "other scorer")}
+        return {**totals, **gained, **watched}
 
     return measure
 

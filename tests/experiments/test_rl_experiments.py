@@ -37,6 +37,7 @@ def test_a_gain_is_measured_prompt_by_prompt():
     assert evaluate.verdict({"pmi": found, "b": found}, "pmi", "b") == {
         "above the start: gain over it (4)": True,
         "not lower by another reader": True,
+        "higher by another reader": True,
     }
     worse = gains.compare(start - 0.5, start)
     assert not any(evaluate.verdict({"pmi": worse, "b": worse}, "pmi", "b").values())
