@@ -16,9 +16,8 @@ from acestep_jax.data import audio, labels, workers
 from acestep_jax.data.songs import render
 
 
-def write_song(folder: pathlib.Path, stems_every: int, seed: int) -> pathlib.Path:
+def write_song(folder: pathlib.Path, seed: int, *, with_stems: bool) -> pathlib.Path:
     """Renders the song of `seed` into `folder`; returns its labels, which are written last."""
-    with_stems = stems_every > 0 and seed % stems_every == 0
     path = folder / f"{render.song_name(seed)}.json"
     if path.exists():
         return path
@@ -33,6 +32,10 @@ def write_song(folder: pathlib.Path, stems_every: int, seed: int) -> pathlib.Pat
     return path
 
 
+def _write(folder: pathlib.Path, stems_every: int, seed: int) -> pathlib.Path:
+    return write_song(folder, seed, with_stems=stems_every > 0 and seed % stems_every == 0)
+
+
 def render_songs(
     folder: pathlib.Path, seeds: Sequence[int], stems_every: int, *, num_workers: int = 0
 ) -> None:
@@ -44,7 +47,7 @@ def render_songs(
       stems_every: keep stems of every n-th song; 0 for none.
       num_workers: processes; 0 works here.
     """
-    write = functools.partial(write_song, folder, stems_every)
+    write = functools.partial(_write, folder, stems_every)
     for done, _ in enumerate(workers.in_order(write, seeds, num_workers), 1):
         if done % 20 == 0 or done == len(seeds):
             print(f"rendered {done} of {len(seeds)} songs into {folder}", flush=True)
