@@ -94,9 +94,8 @@ def judge(
     """Scores answers, and evaluates them under the reference."""
     config = setting.config
     reference = rescore(setting, frozen.reference, frozen, batch, written)
-    scorers = [frozen.reference if own is None else own for own in frozen.scorers]
     worth = rewards.listen_all(
-        config.reward, setting.listeners, scorers, written, setting.span, batch.sheet
+        config.reward, setting.listeners, frozen.ears(), written, setting.span, batch.sheet
     )
     if config.reward.source == "likelihood":
         worth = worth._replace(rewards=likelihood(setting, written, reference))
@@ -381,8 +380,8 @@ def describe(config: GrpoPlanner) -> Described:
     sizes = PLANNERS[config.model.preset]
     tokenizer = tokens_lib.load_tokenizer(str(weights.resolve(NANO_TOKENIZER)))
     vocabulary = Vocabulary.of(tokenizer, PLANNERS["planner_nano"].vocab_size)
-    own = [where == "start" for where in config.reward.scorers]
-    setting = make_setting(config, sizes, vocabulary, [None] * len(own))
+    scorers = config.reward.scorers
+    setting = make_setting(config, sizes, vocabulary, [None] * len(scorers))
     book = make_book(config, vocabulary)
     ears = tuple(
         dataclasses.replace(one, module=_portable(one.module)) for one in setting.listeners
@@ -396,7 +395,7 @@ def describe(config: GrpoPlanner) -> Described:
     trained = jax.eval_shape(functools.partial(start_of, config), params)
     tables = jax.tree.map(lambda x: _as_wide(x, vocabulary.size, sizes.vocab_size), book.tables)
     kept = jax.eval_shape(lambda x: models.cast(x, config.frozen_dtype), params)
-    frozen = Frozen(kept, tuple(None if start else kept for start in own), tables)
+    frozen = Frozen(kept, tuple(None if where == "start" else kept for where in scorers), tables)
     return Described(
         state=jax.eval_shape(functools.partial(make_state, config), trained),
         frozen=frozen,

@@ -155,8 +155,8 @@ def _by_cell(flat: Array, length: int, stride: int) -> Array:
 
     Cell (i, k - i) stands at i M + k - i = k + i (M - 1). In rows of M - 1 that is the same column,
     k mod (M - 1), of row i + k // (M - 1). Where k - i is no column, some other cell stands there.
-    The songs of a cell fill half a line of a processor's cache, so that a column is quickly read;
-    turning the matrices over as well, so that a diagonal is one piece, took twice as long.
+    The songs of a cell fill whole lines of a processor's cache, so that a column is quickly read.
+    Turning the matrices over as well, so that a diagonal is one piece, took longer than the sweep.
     """
     cells = flat.shape[1]
     length = max(length, -(-cells // stride))

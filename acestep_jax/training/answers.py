@@ -59,6 +59,10 @@ class Frozen(NamedTuple):
     scorers: tuple[Params | None, ...]
     tables: Grammar
 
+    def ears(self) -> list[Params]:
+        """Gives the parameters of every scorer."""
+        return [self.reference if own is None else own for own in self.scorers]
+
 
 def roll_out(
     setting: Setting, trained: Params, frozen: Frozen, batch: BriefBatch, key: Key

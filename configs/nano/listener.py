@@ -5,6 +5,9 @@ Method:   the planner's script on the understanding task alone (train/planner.py
 Command:  python -m train.planner --config configs/nano/listener.py --set seed=1 \
             --workdir runs/listeners/1
 Before:   shards with codes, as configs/nano/planner.py makes them.
+Cost:     24 minutes of one core beside a second run.
+Expect:   seeds 1 and 2 are shipped (assets/nano/listeners), since the reinforcement of the nano
+          planner is scored by them; its start's answers are worth 0.69 to them, 0.51 to itself.
 """
 
 import dataclasses
@@ -19,7 +22,7 @@ def get_config(quick: bool = False) -> TrainPlanner:
     config = dataclasses.replace(
         whole,
         name="nano_listener",
-        num_steps=900,
+        num_steps=700,
         chats=dataclasses.replace(whole.chats, mixture=(("understand", 1.0),)),
     )
     return toy_planner(config) if quick else config

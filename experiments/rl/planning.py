@@ -102,8 +102,7 @@ def answer(stage: Stage, params: Params, answers: int, *, seed: int = 0) -> Answ
             answers_lib.rescore(setting, p, frozen, batch, written)
             for p in (params, frozen.reference)
         )
-        scorers = [frozen.reference if x is None else x for x in frozen.scorers]
-        scores = score(setting, setting.listeners, scorers, batch, written)
+        scores = score(setting, setting.listeners, frozen.ears(), batch, written)
         if stage.other is not None:
             listener, others = stage.other
             by_other = score(setting, [listener], [others], batch, written)

@@ -179,6 +179,8 @@ def test_scores_of_some_rows_are_a_slice_of_all():
     _close(some, every[..., 8:20])
     table = variables()["params"]["embed_tokens"]
     _close(every, np.asarray(hidden) @ table.T)
+    kernel = MODEL.apply(variables(), jnp.array([3, 39]), method="head_of")
+    _close(np.asarray(hidden) @ kernel, every[..., [3, 39]])
 
 
 def test_an_untied_head_has_its_own_kernel():
@@ -188,6 +190,7 @@ def test_an_untied_head_has_its_own_kernel():
     )
     assert shapes["params"]["lm_head"]["kernel"].shape == (24, 40)
     params = load(shapes["params"], hashed)
+    assert Qwen3(config).apply({"params": params}, jnp.array([3]), method="head_of") is None
 
     @jax.jit
     def scores(tokens):
