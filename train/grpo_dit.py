@@ -3,7 +3,9 @@
 The reward is the attention alignment score: a frozen copy of the DiT reads a finished song, and how
 well its cross-attention walks through the lyrics is the song's worth (ops/alignment.py). The copy
 is frozen because a policy that read for itself could learn to read sharply instead of singing
-clearly; its own score is logged to show just that. One step, for either algorithm:
+clearly; its own score is logged to show just that. A model too small to have heads that place words
+is read by one that was taught to (`reward.aligner`, train/aligner.py). One step, for either
+algorithm:
 
     roll out   M songs for each of N prompts, by the sampling policy, with few steps
     judge      their scores, and advantages within each prompt's group
@@ -37,6 +39,7 @@ from absl import logging
 
 from acestep_jax.data.batch import Batch
 from acestep_jax.nn import lora
+from acestep_jax.nn.config import ModelConfig
 from acestep_jax.ops import flow, flow_policy, losses, nft, policy, timesteps
 from acestep_jax.ops.alignment import Scores
 from acestep_jax.tasks import tokens as tokens_lib
@@ -54,6 +57,7 @@ from acestep_jax.training import (
 from acestep_jax.training import mesh as mesh_lib
 from acestep_jax.training import state as state_lib
 from acestep_jax.training.alignment_reward import Lyrics
+from acestep_jax.training.overrides import ConfigError
 from acestep_jax.training.recipes.grpo_dit import GrpoDiT
 from acestep_jax.training.rehearsal_policy import Described
 from acestep_jax.training.song_rollout import (
@@ -87,11 +91,10 @@ def judge(
     setting: Setting, state: TrainState, frozen: Params, prompts: Prompts, songs: Songs
 ) -> tuple[Learned, Metrics]:
     """Scores songs by the frozen reader, and compares those of a group."""
-    del prompts
     config = setting.config
     key = state_lib.step_key(state, 1)
     own = attach(setting, state.params["policy"], frozen)
-    scores = {"aas": score(setting, frozen["start"], songs, key)}
+    scores = {"aas": listen(setting, frozen, prompts, songs, key)}
     if config.reward.log_self or config.reward.reader == "self":
         scores["self_aas"] = score(setting, own, songs, key)
     chosen = scores["aas" if config.reward.reader == "frozen" else "self_aas"].score
@@ -108,6 +111,14 @@ def judge(
         "songs/std": jnp.std(songs.latents),
     }
     return Learned(advantage.reshape(-1), jnp.repeat(kept, config.group)), metrics
+
+
+def listen(setting: Setting, frozen: Params, prompts: Prompts, songs: Songs, key: Key) -> Scores:
+    """Scores songs by the frozen reader; an aligner reads with encoders of its own."""
+    if "aligner" not in frozen:
+        return score(setting, frozen["start"], songs, key)
+    scene, _ = prepare(setting, frozen["aligner"], prompts)
+    return score(setting, frozen["aligner"]["start"], songs._replace(scene=scene), key)
 
 
 def score(setting: Setting, params: Params, songs: Songs, key: Key) -> Scores:
@@ -315,7 +326,7 @@ def make_held_out(
         noise = jax.random.normal(noise_key, scene.real.shape)
         latents = follow(config, velocity_of(setting, params, scene), noise)
         songs = Songs(scene, lyrics, latents, None)
-        scores = score(setting, frozen["start"], songs, score_key)
+        scores = listen(setting, frozen, prompts, songs, score_key)
         return parts(scores, lyrics.valid) | {
             "reward/aas": losses.masked_mean(scores.score, lyrics.valid)
         }
@@ -340,6 +351,24 @@ def separate(config: GrpoDiT, params: Params) -> Params:
     return models.cast({"start": params["dit"], "encoders": encoders}, config.model.frozen_dtype)
 
 
+def load_aligner(config: GrpoDiT, sizes: ModelConfig, mesh: jax.sharding.Mesh | None) -> Params:
+    """Loads the reader that the reward names: {"aligner": ...}, separated; {} for the start.
+
+    Raises:
+      ConfigError: if it is of another size than the policy.
+    """
+    if not config.reward.aligner:
+        return {}
+    model = dataclasses.replace(config.model, weights=config.reward.aligner)
+    loaded = models.load(model, config.seed, mesh)
+    if loaded.networks.config != sizes:
+        raise ConfigError(
+            f"reward.aligner={config.reward.aligner!r} is of other sizes than {config.model.weights!r};"
+            " train one of the same model (train/aligner.py)."
+        )
+    return {"aligner": separate(config, loaded.params)}
+
+
 def make_reader(config: GrpoDiT) -> Callable[[Batch], Prompts]:
     """Gives batch -> prompts with their lyrics found, by the run's own tokenizer."""
     tokenizer = tokens_lib.load_tokenizer(str(models.tokenizer_folder(config.model)))
@@ -356,9 +385,10 @@ def main(config: GrpoDiT) -> None:
     loaded = models.load(config.model, config.seed, mesh)
     setting, read = make_setting(config, loaded.networks), make_reader(config)
     batches = models.open_batches(config, "train")
+    aligner = load_aligner(config, loaded.networks.config, mesh)
 
     with jax.set_mesh(mesh), loop.Loop(config) as run:
-        frozen = separate(config, loaded.params)
+        frozen = separate(config, loaded.params) | aligner
         frozen = mesh_lib.place_params(frozen, mesh)
         loaded = loaded.without_params()
         init = functools.partial(make_state, setting)
@@ -391,6 +421,7 @@ def describe(config: GrpoDiT) -> Described:
     networks = models.build(dataclasses.replace(config.model, attention="portable"))
     setting = make_setting(config, networks)
     frozen = jax.eval_shape(functools.partial(separate, config), models.shapes(networks))
+    frozen |= {"aligner": frozen} if config.reward.aligner else {}
     size, room = config.data.batch_size, config.data.lyric_tokens
     numbers = jax.ShapeDtypeStruct((size,), np.int32)
     spans = LyricSpans(numbers, numbers, jax.ShapeDtypeStruct((size, room), np.bool_))

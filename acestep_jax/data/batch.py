@@ -31,6 +31,8 @@ class Batch:
       text_states, lyric_states: [B, Lt, D] and [B, Ll, D] float16, what a frozen text encoder made
         of the prompts beforehand, or None.
       codes: [B, Q] int32, the 5 Hz codes of covers' sources, -1 where there are none; or None.
+      lyric_frames: [B, Ll, 2] int32, the frames [first, end) in which each token of the lyric
+        prompt is sung, -1 where nobody knows; or None.
     """
 
     latents: Array
@@ -47,6 +49,7 @@ class Batch:
     text_states: Array | None = None
     lyric_states: Array | None = None
     codes: Array | None = None
+    lyric_frames: Array | None = None
 
 
 def stack_examples(examples: Sequence[Mapping[str, np.ndarray]]) -> Batch:

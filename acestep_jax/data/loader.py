@@ -128,6 +128,7 @@ def _spec(
         "start_at": config.start_at,
         "states": "states" in config.precomputed,
         "codes": "codes" in config.precomputed,
+        "word_times": config.word_times,
         **example,
         "num_frames": bucket.num_frames,
         "lyric_tokens": bucket.lyric_tokens,

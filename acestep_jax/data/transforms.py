@@ -11,7 +11,7 @@ import tokenizers
 
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
-from acestep_jax.data import mixture, shards
+from acestep_jax.data import mixture, shards, word_times
 from acestep_jax.tasks import edits, prompt
 from acestep_jax.tasks.edits import silence_frames
 from acestep_jax.tasks.tokens import load_tokenizer, tokenize
@@ -44,6 +44,7 @@ class ExampleSpec:
       codes: take the 5 Hz codes of covers from the record; clips then start where a code does.
       start_at: "anywhere", or "chords": clips begin with a chord where the labels know any. A clip
         that begins on a beat has its beats at times that the tempo alone decides.
+      word_times: tell when each token of the lyrics is sung.
     """
 
     num_frames: int = 128
@@ -58,6 +59,7 @@ class ExampleSpec:
     states: bool = False
     codes: bool = False
     start_at: str = "anywhere"
+    word_times: bool = False
 
 
 def make_example(
@@ -97,6 +99,11 @@ def make_example(
     text = _text(record, task, (start, end), spec, tokenizer, rng, bare=bare)
     if spec.codes:
         text["codes"] = _codes(record, task, (start, end), spec)
+    if spec.word_times:
+        seconds = start / units.FRAME_RATE, end / units.FRAME_RATE
+        text["lyric_frames"] = word_times.token_frames(
+            record.labels, seconds, tokenizer, text["lyric_tokens"]
+        )
     return {
         "latents": clip,
         "frame_mask": frame_mask,
@@ -307,9 +314,8 @@ def clip_lyrics(labels: labels_lib.SongLabels, start: float, end: float) -> str:
     if labels.instrumental:
         return prompt.INSTRUMENTAL
     words: dict[int, list[str]] = {}
-    for word in labels.words:
-        if start <= (word.start + word.end) / 2 < end:
-            words.setdefault(word.line, []).append(word.text)
+    for word in word_times.sung_between(labels, start, end):
+        words.setdefault(word.line, []).append(word.text)
     lines = []
     for i, line in enumerate(labels.lines):
         inside = min(line.end, end) - max(line.start, start)

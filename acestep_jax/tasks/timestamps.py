@@ -81,13 +81,31 @@ def _stretched(values: Sequence[float]) -> list[float]:
 
 
 def words(ids: Sequence[int], times: np.ndarray, sung: np.ndarray, decode: Decode) -> list[Timed]:
-    """Groups sung tokens into words: one begins with a space, behind a line break or a tag.
-
-    In languages written without spaces a word is a whole line. The release has no words.
+    """Times sung words, as `word_tokens` groups them. The release has no words.
 
     Args:
       ids, times, decode: as for `lines`.
       sung: bool [N], from `lyrics.sung_tokens`.
+    """
+    return [
+        Timed(text, float(times[group[0], 0]), float(times[group[-1], 1]))
+        for text, group in word_tokens(ids, sung, decode)
+    ]
+
+
+def word_tokens(
+    ids: Sequence[int], sung: np.ndarray, decode: Decode
+) -> list[tuple[str, list[int]]]:
+    """Groups sung tokens into words: one begins with a space, behind a line break or a tag.
+
+    In languages written without spaces a word is a whole line.
+
+    Args:
+      ids, decode: as for `lines`.
+      sung: bool [N], from `lyrics.sung_tokens`.
+
+    Returns:
+      (word, places of its tokens), in order.
     """
     groups: list[list[int]] = []
     fresh = True
@@ -100,11 +118,7 @@ def words(ids: Sequence[int], times: np.ndarray, sung: np.ndarray, decode: Decod
         else:
             fresh = True
     spoken = [(decode([ids[i] for i in group]).strip(), group) for group in groups]
-    return [
-        Timed(text, float(times[group[0], 0]), float(times[group[-1], 1]))
-        for text, group in spoken
-        if text
-    ]
+    return [(text, group) for text, group in spoken if text]
 
 
 def lrc(timed: Sequence[Timed], *, ends: bool = False, carry: bool = False) -> str:

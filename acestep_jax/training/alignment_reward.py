@@ -44,8 +44,9 @@ def read_lyrics(tokenizer: Any, tokens: np.ndarray) -> Lyrics:
 
 
 def find_heads(config: AasReward, model: Model, sizes: ModelConfig) -> Heads:
-    """Gives the heads that the configuration names, or those that are known of its weights."""
-    return config.heads or alignment.find_heads(models.locate(model.weights), sizes)
+    """Gives the heads that the configuration names, or those that are known of who listens."""
+    listener = models.locate(config.aligner or model.weights)
+    return config.heads or alignment.find_heads(listener, sizes)
 
 
 def reading(config: AasReward, heads: Heads) -> Reading:

@@ -69,6 +69,7 @@ class Data:
     # Chance that bpm, key and metre alone tell an example: no caption, lyrics or timbre reference
     bare_share: float = 0.0
     start_at: Literal["anywhere", "chords"] = "anywhere"  # where clips begin, if chords are known
+    word_times: bool = False  # tell when each token of the lyrics is sung (train/aligner.py)
     # What the shards hold ready and is taken from there: states (of whole-song prompts, by a frozen
     # text encoder), codes (of the sources of covers)
     precomputed: tuple[Literal["states", "codes"], ...] = ()

@@ -202,11 +202,10 @@ def _full(items: Sequence, at: int, size: int) -> list:
 def word_tokens(ear: Ear, clip: Clip) -> np.ndarray | None:
     """Finds the first token of each of the clip's words; None where the sheet reads otherwise."""
     own = ear.tokens_of(clip.lyrics, clip.labels.language)
-    numbers = np.repeat(np.arange(len(own.ids), dtype=np.float64)[:, None], 2, axis=1)
-    found = timestamps.words(own.ids, numbers, own.sung, own.decode)
-    if [word.text for word in found] != [word.text for word in clip.words]:
+    found = timestamps.word_tokens(own.ids, own.sung, own.decode)
+    if [text for text, _ in found] != [word.text for word in clip.words]:
         return None
-    return np.array([int(word.start) for word in found])
+    return np.array([group[0] for _, group in found])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,8 +16,11 @@ STILL = Optimizer(frozen=("",), clip_norm=0.0)
 class AasReward:
     """What a song is worth: the attention alignment score of its lyrics (ops/alignment.py)."""
 
-    # (layer, heads) that are read, all from 0; empty: alignment_heads.json beside the weights, or
-    # those of the release
+    # A package that listens instead of the frozen start, of the same sizes: one whose heads were
+    # taught (train/aligner.py)
+    aligner: str = ""
+    # (layer, heads) that are read, all from 0; empty: alignment_heads.json beside the weights of
+    # who listens, or those of the release
     heads: tuple[tuple[int, tuple[int, ...]], ...] = ()
     steps: int = 8  # songs are noised to t = 1 / steps, the last time of such a sampler, and read
     draws: int = 2  # of that noise, whose scores are averaged
