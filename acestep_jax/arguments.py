@@ -54,6 +54,7 @@ def _add_call(group: Any) -> None:
     add("--keep_caption", action="store_true", help="think, but leave the caption as it is")
     add("--best_of", type=int, default=1, metavar="N", help="make N takes of each, keep the best")
     add("--score", default="aas", help="what takes are chosen by: aas, pmi (by a planner), aas,pmi")
+    add("--aligner", default="", help="folder or hub id of who listens for aas; the model's own")
     add("--score_draws", type=int, default=4, help="draws of noise that aas is averaged over")
 
 

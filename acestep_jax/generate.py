@@ -156,9 +156,10 @@ def _best(
     takes, latents = [song.request for song in songs], [song.latents for song in songs]
     scores = {}
     if "aas" in names:
-        heads = alignment.find_heads(arguments.model or arguments.preset, pipe.networks.config)
+        model = arguments.model or arguments.preset
+        ear, heads = alignment.open_ear(pipe, model, aligner=arguments.aligner)
         reading = Reading(heads, t=1 / songs[0].settings.steps, draws=arguments.score_draws)
-        scores["aas"] = choosing.alignment_scores(pipe, takes, latents, reading)
+        scores["aas"] = choosing.alignment_scores(ear, takes, latents, reading)
     if planner is not None and "pmi" in names:
         scores["pmi"] = choosing.information_scores(planner, pipe, takes, latents)
     best = choosing.choose(list(scores.values()), arguments.best_of)

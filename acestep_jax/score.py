@@ -49,12 +49,12 @@ def main(
         latents = latents[: len(latents) // _GRAIN * _GRAIN]
         entry["duration"] = len(latents) / units.FRAME_RATE
         request = songfiles.make_request(entry)
-        reading = _reading(arguments, pipe)
-        (verdict,) = alignment.judge(pipe, [request], [latents], reading)
+        ear, reading = _open_ear(arguments, pipe)
+        (verdict,) = alignment.judge(ear, [request], [latents], reading)
         for name, value in dataclasses.asdict(verdict).items():
             print(f"{name:<18}{value:.4f}")
         if arguments.lrc is not None:
-            arguments.lrc.write_text(_lrc(arguments, pipe, request, latents, reading), "utf-8")
+            arguments.lrc.write_text(_lrc(arguments, ear, request, latents, reading), "utf-8")
             print(f"{arguments.lrc}")
     except (BadCall, ValueError, OSError) as error:  # BadRequest is a ValueError
         print(f"{type(error).__name__}: {songfiles.one_line(error)}", file=sys.stderr)
@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("song", help="sound file of 10 to 600 seconds")
-    add("--model", default="", help="folder or hub id of the weights that listen; nano by default")
+    add("--model", default="", help="folder or hub id of the model; nano by default")
+    add("--aligner", default="", help="folder or hub id of who listens; the model's by default")
     add("--lyrics_file", type=pathlib.Path, help="by default what the song's comment says")
     add("--caption")
     add("--language", help="of the lyrics, for instance en")
@@ -105,14 +106,14 @@ def _comment(song: str) -> dict[str, Any]:
     return {name: value for name, value in made.items() if name in known - sounds - edits}
 
 
-def _reading(arguments: argparse.Namespace, pipe: Pipeline) -> Reading:
+def _open_ear(arguments: argparse.Namespace, pipe: Pipeline) -> tuple[Pipeline, Reading]:
     if arguments.steps < 1:
         raise BadCall(f"--steps {arguments.steps}; use 1 or more.")
-    if arguments.heads is not None:
-        heads = alignment.read_heads(arguments.heads)
-    else:
-        heads = alignment.find_heads(arguments.model or "nano", pipe.networks.config)
-    return Reading(heads, t=1 / arguments.steps, draws=arguments.draws)
+    named = None if arguments.heads is None else alignment.read_heads(arguments.heads)
+    ear, heads = alignment.open_ear(
+        pipe, arguments.model or "nano", aligner=arguments.aligner, heads=named
+    )
+    return ear, Reading(heads, t=1 / arguments.steps, draws=arguments.draws)
 
 
 def _lrc(

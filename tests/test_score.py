@@ -57,7 +57,7 @@ def test_what_is_missing_is_said_in_one_line(song, capsys):
 
 def test_the_best_of_two_takes_is_the_one_that_scores_higher(song, capsys, monkeypatch):
     heads = score.alignment.read_heads(song.parent / "heads.json")
-    monkeypatch.setattr(generate.alignment, "find_heads", lambda *_: heads)
+    monkeypatch.setattr(generate.alignment, "open_ear", lambda pipe, *_, **__: (pipe, heads))
     out = song.parent / "best.flac"
     words = ["--lyrics_file", str(song.parent / "words.txt"), "--duration", "10", "--seed", "4"]
     fast = ["--steps", "1", "--score_draws", "1", "--best_of", "2", "--out", str(out)]

@@ -361,10 +361,10 @@ def load_aligner(config: GrpoDiT, sizes: ModelConfig, mesh: jax.sharding.Mesh | 
         return {}
     model = dataclasses.replace(config.model, weights=config.reward.aligner)
     loaded = models.load(model, config.seed, mesh)
-    if loaded.networks.config != sizes:
+    if not loaded.networks.config.is_built_like(sizes):
         raise ConfigError(
-            f"reward.aligner={config.reward.aligner!r} is of other sizes than {config.model.weights!r};"
-            " train one of the same model (train/aligner.py)."
+            f"reward.aligner={config.reward.aligner!r} is of other sizes than the policy, "
+            f"{config.model.weights!r}; train one of the same model (train/aligner.py)."
         )
     return {"aligner": separate(config, loaded.params)}
 

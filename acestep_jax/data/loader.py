@@ -129,6 +129,7 @@ def _spec(
         "states": "states" in config.precomputed,
         "codes": "codes" in config.precomputed,
         "word_times": config.word_times,
+        "lyric_margin": config.lyric_margin,
         **example,
         "num_frames": bucket.num_frames,
         "lyric_tokens": bucket.lyric_tokens,

@@ -45,6 +45,9 @@ class ExampleSpec:
       start_at: "anywhere", or "chords": clips begin with a chord where the labels know any. A clip
         that begins on a beat has its beats at times that the tempo alone decides.
       word_times: tell when each token of the lyrics is sung.
+      lyric_margin: seconds before and after the clip whose lyrics may be in the prompt, too; how
+        many is drawn, on each side none in a third of the examples. Then the place in the sheet
+        does not tell when a word is sung.
     """
 
     num_frames: int = 128
@@ -60,6 +63,7 @@ class ExampleSpec:
     codes: bool = False
     start_at: str = "anywhere"
     word_times: bool = False
+    lyric_margin: float = 0.0
 
 
 def make_example(
@@ -96,13 +100,14 @@ def make_example(
     bare = spec.bare_share > 0 and rng.random() < spec.bare_share
     if bare:
         spec = dataclasses.replace(spec, timbre_share=0.0)
-    text = _text(record, task, (start, end), spec, tokenizer, rng, bare=bare)
+    told = _told(record, (start, end), spec, rng)
+    text = _text(record, task, (start, end), told, spec, tokenizer, rng, bare=bare)
     if spec.codes:
         text["codes"] = _codes(record, task, (start, end), spec)
     if spec.word_times:
-        seconds = start / units.FRAME_RATE, end / units.FRAME_RATE
+        seconds, of_sheet = (_seconds(frames) for frames in ((start, end), told))
         text["lyric_frames"] = word_times.token_frames(
-            record.labels, seconds, tokenizer, text["lyric_tokens"]
+            record.labels, seconds, of_sheet, tokenizer, text["lyric_tokens"]
         )
     return {
         "latents": clip,
@@ -223,10 +228,25 @@ def _timbre(
     return latents[first : first + length].astype(np.float32)
 
 
+def _told(
+    record: shards.Record, frames: tuple[int, int], spec: ExampleSpec, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Gives the frames whose lyrics the prompt has: those of the clip, and a margin."""
+    if not spec.lyric_margin:
+        return frames
+    margin = spec.lyric_margin * units.FRAME_RATE * np.maximum(rng.uniform(-0.5, 1.0, 2), 0.0)
+    return max(0, frames[0] - int(margin[0])), min(len(record.latents), frames[1] + int(margin[1]))
+
+
+def _seconds(frames: tuple[int, int]) -> tuple[float, float]:
+    return frames[0] / units.FRAME_RATE, frames[1] / units.FRAME_RATE
+
+
 def _text(
     record: shards.Record,
     task: mixture.Task,
     frames: tuple[int, int],
+    told: tuple[int, int],
     spec: ExampleSpec,
     tokenizer: tokenizers.Tokenizer,
     rng: np.random.Generator,
@@ -238,9 +258,11 @@ def _text(
     instruction = prompt.task_instruction(task.name, task.tracks)
     kept = rng.random(3) >= spec.metadata_dropout
     if spec.states:  # they hold all that is known of the song
-        frames, kept = (0, len(record.latents)), np.ones(3, bool)
-    told = None if bare else caption
-    text, lyrics = prompts(record.labels, told, frames, kept, instruction)
+        frames = told = (0, len(record.latents))
+        kept = np.ones(3, bool)
+    text, lyrics = prompts(
+        record.labels, None if bare else caption, frames, kept, instruction, told=told
+    )
     text_tokens, text_mask = tokenize(tokenizer, text, spec.text_tokens)
     lyric_tokens, lyric_mask = tokenize(tokenizer, lyrics, spec.lyric_tokens)
     fields = {
@@ -281,6 +303,8 @@ def prompts(
     frames: tuple[int, int],
     kept: np.ndarray,
     instruction: str,
+    *,
+    told: tuple[int, int] | None = None,
 ) -> tuple[str, str]:
     """Writes the caption prompt and the lyric prompt of a clip.
 
@@ -290,8 +314,9 @@ def prompts(
       frames: of the clip, [start, end).
       kept: [3] bool, whether bpm, key and metre are told.
       instruction: the task's sentence.
+      told: frames whose lyrics are told, if not those of the clip.
     """
-    start, end = (frame / units.FRAME_RATE for frame in frames)
+    start, end = _seconds(frames)
     text = prompt.caption_prompt(
         "" if caption is None else labels.captions[caption],
         instruction=instruction,
@@ -302,7 +327,9 @@ def prompts(
     )
     if caption is None:
         return text, prompt.lyric_prompt("")
-    return text, prompt.lyric_prompt(clip_lyrics(labels, start, end), labels.language)
+    return text, prompt.lyric_prompt(
+        clip_lyrics(labels, *_seconds(told or frames)), labels.language
+    )
 
 
 def clip_lyrics(labels: labels_lib.SongLabels, start: float, end: float) -> str:

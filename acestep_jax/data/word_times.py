@@ -19,6 +19,7 @@ def sung_between(labels: labels_lib.SongLabels, start: float, end: float) -> lis
 def token_frames(
     labels: labels_lib.SongLabels,
     seconds: tuple[float, float],
+    told: tuple[float, float],
     tokenizer: tokenizers.Tokenizer,
     tokens: np.ndarray,
 ) -> np.ndarray:
@@ -30,6 +31,7 @@ def token_frames(
     Args:
       labels: of the song.
       seconds: of the clip, [start, end).
+      told: of the lyrics in the prompt, which may be more; what is sung elsewhere is UNKNOWN.
       tokenizer: of the text encoder.
       tokens: the lyric prompt [Ll], padded or cut.
 
@@ -39,15 +41,18 @@ def token_frames(
       (languages written without spaces: a prompt's word is then a line).
     """
     start, end = seconds
+    own_words = sung_between(labels, start, end)
     frames = np.full((len(tokens), 2), UNKNOWN, np.int32)
     own = lyrics.find_lyrics(tokenizer, tokens)
-    words = sorted(sung_between(labels, start, end), key=lambda word: (word.line, word.start))
+    words = sorted(sung_between(labels, *told), key=lambda word: (word.line, word.start))
     found = timestamps.word_tokens(own.ids, own.sung, own.decode)
     ends = [group[0] for _, group in found[1:]] + [len(own.ids)]
     length = round((end - start) * units.FRAME_RATE)
     for word, (text, group), behind in zip(words, found, ends, strict=False):
         if text != word.text:
             break
+        if word not in own_words:
+            continue
         first = int(np.clip((word.start - start) * units.FRAME_RATE, 0, length - 1))
         last = int(np.clip(np.ceil((word.end - start) * units.FRAME_RATE), first + 1, length))
         sung = [i for i in range(group[0], behind) if own.sung[i]]

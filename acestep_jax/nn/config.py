@@ -122,6 +122,12 @@ class ModelConfig:
             head_dim=self.head_dim,
         )
 
+    def is_built_like(self, other: "ModelConfig") -> bool:
+        """Tells whether another model's parts fit into this one, whatever it was trained for."""
+        trained_for = ("model_version", "is_turbo", "tasks")
+        same = {name: getattr(other, name) for name in trained_for}
+        return dataclasses.replace(self, **same) == other
+
     @property
     def num_codes(self) -> int:
         """Size of the FSQ codebook."""

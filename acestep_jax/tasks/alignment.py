@@ -7,7 +7,8 @@
 Both are pure and run on the device; a training reward calls `score` within its step. Which heads
 listen to the lyrics is a property of weights: the release names seven of its 2B decoder, and a
 model of another size or training keeps its own in `alignment_heads.json` beside its weights
-(`experiments/alignment/heads.py` selects them).
+(`experiments/alignment/heads.py` selects them). A model that is too small to have any is listened
+to by an aligner, a copy whose heads were taught (`train/aligner.py`).
 
 Of instrumentals there is nothing to score: leave them out (`lyrics.LyricTokens.has_words`).
 """
@@ -43,6 +44,9 @@ from acestep_jax.typing import Array, Key, Params
 RELEASED_HEADS: Heads = ((2, (6,)), (3, (10, 11)), (4, (3,)), (5, (8, 9)), (6, (8,)))
 """Of the 2B decoder (24 layers of 16 heads), turbo, base and sft alike."""
 HEADS_FILE = "alignment_heads.json"
+ALIGNER = loading.NANO.parent / "aligners/1"
+ALIGNERS = dict.fromkeys(loading.SHIPPED, ALIGNER)
+"""Who listens to the songs of the shipped models."""
 _SEED = 42
 """The release's, of the noise that songs are listened through."""
 
@@ -200,6 +204,38 @@ def find_heads(model: str, config: ModelConfig) -> Heads:
         f"{folder / HEADS_FILE} is missing, and only the 2B models have heads that are known; "
         "select some with python -m experiments.alignment.heads."
     )
+
+
+def open_ear(
+    pipe: Pipeline, model: str, *, aligner: str = "", heads: Heads | None = None
+) -> tuple[Pipeline, Heads]:
+    """Finds who listens to a model's songs: its aligner, or the model itself, without adapters.
+
+    Args:
+      pipe: of the model.
+      model: its preset, or its folder or hub id.
+      aligner: folder or hub id of the one who listens; that of a shipped model by default, unless
+        heads are named.
+      heads: of who listens; those that are known of it by default.
+
+    Returns:
+      A pipeline to `judge` with, and its heads.
+
+    Raises:
+      FileNotFoundError, ValueError: if nobody's heads are known, or the aligner does not fit.
+    """
+    pipe = pipe.without_adapters()
+    chosen = aligner or ("" if heads else str(ALIGNERS.get(model, "")))
+    heads = heads or find_heads(chosen or model, pipe.networks.config)
+    if not chosen:
+        return pipe, heads
+    package = weights.load_model(chosen)
+    if not package.config.is_built_like(pipe.networks.config):
+        raise ValueError(
+            f"{chosen} is of other sizes than {model}, and cannot listen to its songs."
+        )
+    own = {name: package.params[name] for name in ("dit", "condition_encoder")}
+    return dataclasses.replace(pipe, params={**pipe.params, **own}), heads
 
 
 def read_heads(path: pathlib.Path) -> Heads:

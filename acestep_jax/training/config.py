@@ -70,6 +70,7 @@ class Data:
     bare_share: float = 0.0
     start_at: Literal["anywhere", "chords"] = "anywhere"  # where clips begin, if chords are known
     word_times: bool = False  # tell when each token of the lyrics is sung (train/aligner.py)
+    lyric_margin: float = 0.0  # most seconds around a clip whose lyrics its prompt has, too
     # What the shards hold ready and is taken from there: states (of whole-song prompts, by a frozen
     # text encoder), codes (of the sources of covers)
     precomputed: tuple[Literal["states", "codes"], ...] = ()

@@ -17,6 +17,7 @@ def get_config(quick: bool = False) -> TrainAligner:
         name="nano_aligner",
         num_steps=1500,
         model=Model(weights="asset:nano/acestep-v15-nano", text_weights="asset:nano/text_encoder"),
+        levels=(0.02, 0.16),
         optimizer=Optimizer(
             name="muon",
             peak_lr=1e-3,
@@ -30,8 +31,10 @@ def get_config(quick: bool = False) -> TrainAligner:
             shards="data/shards/own",
             batch_size=16,
             num_frames=128,
+            lyric_tokens=96,
             timbre_share=0.0,
             word_times=True,
+            lyric_margin=3.0,
         ),
         log_every=25,
         save_every=250,

@@ -31,11 +31,11 @@ from experiments.rl import gains, planning, singing
 
 
 def evaluate_dit(
-    tuned: Sequence[str], prompts: int, songs: int, shards: str = ""
+    tuned: Sequence[str], prompts: int, songs: int, *, other: str = "", shards: str = ""
 ) -> dict[str, Any]:
     """Compares tuned DiTs with the shipped one."""
     config = with_shards(dit_recipe.get_config(), shards)
-    stage = singing.open_stage(config, prompts)
+    stage = singing.open_stage(config, prompts, other)
     start = singing.sing(stage, stage.frozen["start"], songs)
     found = []
     for where in tuned:
@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--dit", nargs="+", default=[singing.TUNED], help="tuned DiTs")
     parser.add_argument("--planner", nargs="+", default=[planning.TUNED], help="tuned planners")
     parser.add_argument("--scorer", default=planning.START, help="one that training never had")
+    parser.add_argument("--aligner", default=singing.OTHER, help="one that training never had")
     parser.add_argument("--shards", default="", help="of the prompts; those in the package")
     parser.add_argument("--prompts", type=int, default=0, help="64, or 16 with --quick")
     parser.add_argument("--samples", type=int, default=4, help="songs or answers for a prompt")
@@ -114,8 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     begin, prompts = time.monotonic(), options.prompts or (16 if options.quick else 64)
     found: dict[str, Any] = {"prompts": prompts, "samples": options.samples}
     if "dit" in options.of and all(map(exists, options.dit)):
-        sung = evaluate_dit(options.dit, prompts, options.samples, options.shards)
-        found["dit"] = sung | {"targets": verdict(sung, "aas", "other heads")}
+        given = {"other": options.aligner, "shards": options.shards}
+        sung = evaluate_dit(options.dit, prompts, options.samples, **given)
+        found["dit"] = sung | {"targets": verdict(sung, "aas", "other reader")}
     if "planner" in options.of and all(map(exists, options.planner)):
         given = {"scorer": options.scorer, "shards": options.shards}
         planned = evaluate_planner(options.planner, prompts, options.samples, **given)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acestep_jax.ops import flow, timesteps
+from acestep_jax.ops.alignment import Scores
 from acestep_jax.tasks.alignment import Reading
 from acestep_jax.training import alignment_reward, models, song_rollout
 from acestep_jax.training.recipes.grpo_dit import GrpoDiT
@@ -19,6 +20,8 @@ from experiments.rl import gains
 from train import grpo_dit
 
 TUNED = "asset:nano/acestep-v15-nano-rl"
+OTHER = "asset:nano/aligners/2"
+"""An aligner that training never had; the one of the recipe is 1."""
 _TRIES = 200
 """Batches that are looked through for prompts with words to sing."""
 _SIZE = 8
@@ -30,15 +33,16 @@ class Stage(NamedTuple):
 
     Attributes:
       setting: of training, with full weights.
-      frozen: {"start", "encoders"}.
+      frozen: {"start", "encoders"}, and "aligner" where the reward has one.
       prompts: held-out ones that have words to sing, `_SIZE` at a time.
-      readers: how songs are read: as in training, and by other heads.
+      readers: {name: how songs are read, and by whom}: as in training, and by a reader that it
+        never had. Readers are separated like `frozen`.
     """
 
     setting: Setting
     frozen: Params
     prompts: list[Prompts]
-    readers: dict[str, Reading]
+    readers: dict[str, tuple[Reading, Params]]
 
 
 class Sung(NamedTuple):
@@ -55,8 +59,13 @@ class Sung(NamedTuple):
     far: np.ndarray
 
 
-def open_stage(config: GrpoDiT, prompts: int) -> Stage:
-    """Loads the start, and finds held-out prompts.
+def open_stage(config: GrpoDiT, prompts: int, other: str = "") -> Stage:
+    """Loads the start and who reads, and finds held-out prompts.
+
+    Args:
+      config: the recipe.
+      prompts: how many.
+      other: an aligner that training never had; without one, other heads of its reader.
 
     Raises:
       ValueError: if too few of them have words to sing, or they are no whole number of batches.
@@ -67,7 +76,18 @@ def open_stage(config: GrpoDiT, prompts: int) -> Stage:
     loaded = models.load(config.model)
     setting = song_rollout.make_setting(config, loaded.networks)
     frozen = grpo_dit.separate(config, loaded.params)
-    readers = {"aas": setting.reading, "other heads": other_heads(setting.reading, loaded)}
+    frozen |= grpo_dit.load_aligner(config, loaded.networks.config, None)
+    own = frozen.get("aligner", frozen)
+    readers = {
+        "aas": (setting.reading, own),
+        "other reader": (other_heads(setting.reading, loaded), own),
+    }
+    if other:
+        reward = dataclasses.replace(config.reward, aligner=other, heads=())
+        changed = dataclasses.replace(config, reward=reward)
+        reading = song_rollout.make_setting(changed, loaded.networks).reading
+        sizes = loaded.networks.config
+        readers["other reader"] = reading, grpo_dit.load_aligner(changed, sizes, None)["aligner"]
     return Stage(setting, frozen, find_prompts(config, prompts), readers)
 
 
@@ -104,25 +124,34 @@ def sing(stage: Stage, params: Params, songs: int, *, seed: int = 0) -> Sung:
     setting = stage.setting
     own = setting._replace(config=dataclasses.replace(setting.config, group=max(songs, 2)))
 
+    hows = {name: how for name, (how, _) in stage.readers.items()}
+    whose = {name: who for name, (_, who) in stage.readers.items()}
+
     @jax.jit
-    def run(params: Params, frozen: Params, prompts: Prompts, key: Key) -> tuple[Array, Any, Array]:
+    def run(
+        params: Params, frozen: Params, whose: Params, prompts: Prompts, key: Key
+    ) -> tuple[Array, Any, Array]:
         noise_key, read_key, far_key = jax.random.split(key, 3)
         scene, lyrics = song_rollout.prepare(own, frozen, prompts)
         velocity = song_rollout.velocity_of(own, params, scene)
         noise = jax.random.normal(noise_key, scene.real.shape)
         latents = song_rollout.follow(own.config, velocity, noise)
-        scores = {}
-        readers = {name: (how, frozen["start"]) for name, how in stage.readers.items()}
-        for name, (how, reader) in (readers | {"self": (stage.readers["aas"], params)}).items():
-            scores[name] = alignment_reward.align(
+
+        def read(how: Reading, reader: Params, scene: Scene) -> Scores:
+            return alignment_reward.align(
                 how, own.networks, reader, scene, latents, lyrics, read_key
             )
+
+        scores = {"self": read(hows["aas"], params, scene)}
+        for name, who in whose.items():
+            heard, _ = song_rollout.prepare(own, who, prompts)
+            scores[name] = read(hows[name], who["start"], heard)
         return latents, scores, distance(own, params, frozen, scene, latents, far_key)
 
     found = []
     for number, prompts in enumerate(stage.prompts):
         key = jax.random.fold_in(jax.random.key(seed), number)
-        found.append(jax.device_get(run(params, stage.frozen, prompts, key)))
+        found.append(jax.device_get(run(params, stage.frozen, whose, prompts, key)))
     return _gather(found, own.config.group)
 
 
@@ -154,13 +183,13 @@ def _gather(found: list[Any], members: int) -> Sung:
 def compare(tuned: Sung, start: Sung) -> dict[str, Any]:
     """Measures what tuning gained, what it cost, and whether the reward was fooled.
 
-    The watch-list: the reader that the policy had of itself, heads that the reward never read, the
+    The watch-list: the reader that the policy had of itself, one that the reward never had, the
     parts by themselves, how far the velocity moved, and style: the energy distance of latent
     windows to the start's songs, beside that of the start's own first and second songs.
     """
     found = {
         name: gains.compare(tuned.scores[name], start.scores[name])
-        for name in ("aas", "other heads", "self")
+        for name in ("aas", "other reader", "self")
     }
     watched = {
         name: gains.rounded(gains.gain(tuned.scores[name], start.scores[name]))

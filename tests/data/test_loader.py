@@ -69,6 +69,7 @@ def test_a_batch_has_the_shapes_and_types_it_promises(folder):
         "text_states",
         "lyric_states",
         "codes",
+        "lyric_frames",
     ]
     shapes = {name: value.shape for name, value in fields.items() if value is not None}
     assert shapes == {
@@ -88,6 +89,18 @@ def test_a_batch_has_the_shapes_and_types_it_promises(folder):
     assert batch.text_tokens.dtype == np.int32
     assert batch.frame_mask.dtype == batch.is_cover.dtype == bool
     assert (batch.source_latents == -1).all()
+
+
+def test_word_times_and_a_margin_of_lyrics_change_nothing_else(folder):
+    plain, timed = next(_batches(folder)), next(_batches(folder, word_times=True))
+    assert timed.lyric_frames.shape == (4, 64, 2) and timed.lyric_frames.dtype == np.int32
+    assert timed.lyric_frames.max() > 0  # somebody sings
+    assert (timed.lyric_frames[~timed.lyric_mask] == -1).all()
+    assert _same([plain], [dataclasses.replace(timed, lyric_frames=None)])
+    wide = _take(_batches(folder, word_times=True, lyric_margin=1.0), 4)
+    narrow = _take(_batches(folder, word_times=True), 4)
+    tokens = [sum(batch.lyric_mask.sum() for batch in batches) for batches in (wide, narrow)]
+    assert tokens[0] > tokens[1]
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_seed_others(folder):

@@ -33,12 +33,13 @@ LABELS = labels_lib.SongLabels(
 )
 
 
-def frames_of(labels, start, end, room=40):
-    """Gives {word or other piece: frames} of a clip, and the frames of the whole prompt."""
-    sheet = transforms.clip_lyrics(labels, start, end)
+def frames_of(labels, start, end, room=40, told=None):
+    """Gives {frames: word or other piece} of a clip, and the frames of the whole prompt."""
+    told = told or (start, end)
+    sheet = transforms.clip_lyrics(labels, *told)
     text = prompt.lyric_prompt(sheet, labels.language)
     tokens, _ = transforms.tokenize(TOKENIZER, text, room)
-    frames = word_times.token_frames(labels, (start, end), TOKENIZER, tokens)
+    frames = word_times.token_frames(labels, (start, end), told, TOKENIZER, tokens)
     own = lyrics.find_lyrics(TOKENIZER, tokens)
     pieces = {}
     for i, token in enumerate(own.ids):
@@ -65,10 +66,18 @@ def test_times_count_from_the_clip_and_stay_within_it():
     assert pieces == {(-1, -1): "[verse]", (0, 13): "your", (12, 38): "boat", (50, 67): "merrily"}
 
 
+def test_words_of_the_margin_stand_in_the_sheet_and_have_no_time():
+    pieces, frames = frames_of(LABELS, 1.0, 2.6, told=(0.0, 5.0))
+    assert pieces[-1, -1].split() == ["[verse]", "rowmerrily"]
+    assert pieces[0, 13] == "your" and pieces[12, 38] == "boat"
+    _, alone = frames_of(LABELS, 1.0, 2.6)
+    assert len(set(map(tuple, frames))) == len(set(map(tuple, alone))) == 3
+
+
 def test_a_line_break_belongs_to_the_word_before_it():
     sheet = transforms.clip_lyrics(LABELS, 0.0, 5.0)
     tokens, _ = transforms.tokenize(TOKENIZER, prompt.lyric_prompt(sheet, "en"), 40)
-    frames = word_times.token_frames(LABELS, (0.0, 5.0), TOKENIZER, tokens)
+    frames = word_times.token_frames(LABELS, (0.0, 5.0), (0.0, 5.0), TOKENIZER, tokens)
     own = lyrics.find_lyrics(TOKENIZER, tokens)
     breaks = [i for i, t in enumerate(own.ids) if "\n" in own.decode([t]) and own.sung[i]]
     spans = {tuple(frames[own.first + i].tolist()) for i in breaks}
@@ -97,5 +106,5 @@ def test_from_a_word_on_that_is_written_otherwise_nothing_is_known():
     text = prompt.lyric_prompt(transforms.clip_lyrics(LABELS, 0.0, 5.0), "en")
     tokens, _ = transforms.tokenize(TOKENIZER, text, 40)
     labels = dataclasses.replace(LABELS, words=(WORDS[0], other, *WORDS[2:]))
-    frames = word_times.token_frames(labels, (0.0, 5.0), TOKENIZER, tokens)
+    frames = word_times.token_frames(labels, (0.0, 5.0), (0.0, 5.0), TOKENIZER, tokens)
     assert {tuple(row) for row in frames.tolist()} == {(-1, -1), (0, 23)}
