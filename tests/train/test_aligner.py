@@ -1,0 +1,109 @@
+"""The aligner: what moves, that attention goes where words are sung, and what is refused."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from acestep_jax.training.config import Data, Optimizer
+from acestep_jax.training.recipes.aligner import TrainAligner
+from tests import tiny
+from tests.train import toys
+from train import aligner, dit
+from train.dit import Setting
+
+CONFIG = TrainAligner(
+    name="toy",
+    num_steps=250,
+    heads=((0, (0,)), (1, (1,))),
+    levels=(0.0, 0.2),
+    optimizer=Optimizer(peak_lr=1e-2, weight_decay=0.0),
+    data=Data(num_frames=8, word_times=True),
+)
+SETTING = Setting(CONFIG, tiny.networks(), None)
+# token 0 is a tag, token 5 padding; the others are sung one after another
+SUNG = np.array([[-1, -1], [0, 2], [2, 4], [4, 6], [6, 8], [-1, -1]], np.int32)
+
+
+def songs(seed):
+    """Songs whose latents tell which word is sung, since patches of a word are alike."""
+    batch = toys.batch(seed=seed)
+    voices = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    latents = np.repeat(voices, 2, axis=0)[None] + 0.1 * batch.latents
+    return dataclasses.replace(
+        batch,
+        latents=latents,
+        frame_mask=np.ones_like(batch.frame_mask),
+        lyric_tokens=np.broadcast_to(np.arange(6, dtype=np.int32), batch.lyric_tokens.shape),
+        lyric_mask=np.ones_like(batch.lyric_mask),
+        lyric_frames=np.broadcast_to(SUNG, (len(latents), *SUNG.shape)),
+    )
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """Parameters, what was kept, and metrics before and after a few steps."""
+    parts = tiny.params()
+    trained = {name: parts[name] for name in ("dit", "condition_encoder")}
+    frozen = {name: tree for name, tree in parts.items() if name not in trained}
+    step = dit.make_train_step(SETTING, trained, None, aligner.alignment_loss)
+    state = dit.make_state(CONFIG, jax.tree.map(np.array, trained))
+    evaluate = aligner.make_evaluate(SETTING)
+    before = evaluate(parts, songs(99))
+    for seed in range(CONFIG.num_steps):
+        state, _ = step(state, frozen, songs(seed))
+    after = evaluate(frozen | state.params["model"], songs(99))
+    return trained, state.params["model"], jax.device_get((before, after))
+
+
+def test_chosen_heads_come_to_look_at_the_words_that_are_sung(taught):
+    *_, (before, after) = taught
+    assert after["divergence"] < 0.5 * before["divergence"]
+    assert after["on_words"] > 2 * before["on_words"]
+    assert after["error_s"] < before["error_s"]
+
+
+def test_the_way_back_to_sound_and_the_text_encoder_are_not_trained(taught):
+    before, after, _ = taught
+    moved = {
+        jax.tree_util.keystr(path): not np.array_equal(old, new)
+        for (path, old), new in zip(
+            jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
+        )
+    }
+    assert not any(is_moved for name, is_moved in moved.items() if "'proj_out'" in name)
+    assert any(is_moved for name, is_moved in moved.items() if "cross_attn" in name)
+    assert any(is_moved for name, is_moved in moved.items() if "condition_encoder" in name)
+
+
+def test_a_path_that_is_known_has_no_error_and_tags_take_no_part():
+    known = SUNG[None, :, 0] >= 0
+    maps = np.full((1, 1, 6, 8), 0.01, np.float32)
+    for i, (first, end) in enumerate(SUNG):
+        maps[0, 0, i, max(first, 0) : max(end, 0)] = 1.0
+    maps[0, 0, 0, 7] = 5.0  # a tag that is looked at does not draw the path
+    first, even = aligner.path_starts(maps, known)
+    # where nothing speaks against it the path changes rows early: one patch
+    assert np.abs(np.asarray(first)[0, 1:5] - [0, 2, 4, 6]).max() <= 1
+    np.testing.assert_allclose(np.asarray(even)[0, 1:5], [0, 2, 4, 6])
+
+
+def test_words_without_times_are_refused():
+    with pytest.raises(ValueError, match="teach nothing without their times"):
+        dataclasses.replace(CONFIG, data=Data())
+    with pytest.raises(ValueError, match="0 <= a <= b <= 1"):
+        dataclasses.replace(CONFIG, levels=(0.5, 0.1))
+
+
+@pytest.mark.slow
+def test_a_run_exports_a_package_that_names_its_heads(tmp_path):
+    from configs.nano import aligner as recipe
+
+    config = dataclasses.replace(recipe.get_config(quick=True), workdir=str(tmp_path / "run"))
+    aligner.main(config)
+    found = json.loads((tmp_path / "run/export/model/alignment_heads.json").read_text())
+    assert found == {"heads": {"1": [0, 1]}}
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert any(row.get("eval/divergence", 0) > 0 for row in rows)
