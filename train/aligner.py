@@ -8,6 +8,11 @@ and where a word is sung chosen heads should look at its tokens,
     x_t = t noise + (1 - t) data,   t ~ U(levels)
     loss = mean over heads and patches of KL(tokens sung there | cross-attention)              (1)
 
+A listener that has only ever seen the right words walks through any others as surely. So a part of
+the songs is given the lyrics of its neighbour, at which nobody should look:
+
+    strangers = mean over heads and patches of -log(1 - attention on all of the lyric prompt)  (2)
+
 The result listens and does nothing else: its velocity is not trained and means nothing any more. It
 scores the songs of another DiT, as a reward that is frozen (`reward.aligner` in configs/nano/
 grpo_dit.py) or in `--score aas`. Layers behind the last of the heads stay as they are.
@@ -18,6 +23,7 @@ Neither the paper nor the release has this; that its score is a true measure has
 `python -m experiments.alignment.truth --weights ...`.
 """
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -64,19 +70,34 @@ def read_maps(setting: Setting, parts: Params, batch: Batch, t: Array, noise: Ar
 def alignment_loss(
     trained: Params, setting: Setting, frozen: Params, batch: Batch, key: Key
 ) -> tuple[Array, Metrics]:
-    """Evaluates (1); arguments as of `dit.flow_loss`."""
+    """Evaluates (1) and (2); arguments as of `dit.flow_loss`."""
     low, high = setting.config.levels
-    time_key, noise_key = jax.random.split(key)
+    time_key, noise_key, swap_key = jax.random.split(key, 3)
     t = jax.random.uniform(time_key, batch.latents.shape[:1], minval=low, maxval=high)
     noise = jax.random.normal(noise_key, batch.latents.shape)
+    strange = jax.random.bernoulli(swap_key, setting.config.strangers, t.shape)
+    batch = with_other_lyrics(batch, strange)
     maps = read_maps(setting, frozen | trained, batch, t, noise)
-    wanted = target_of(setting, batch, maps)
-    loss = word_attention.divergence(maps, wanted)
-    return loss, {
-        "loss/divergence": loss,
+    wanted = jnp.where(strange[:, None, None], 0.0, target_of(setting, batch, maps))
+    divergence = word_attention.divergence(maps, wanted)
+    pull = word_attention.avoidance(maps, strange)
+    return divergence + pull, {
+        "loss/divergence": divergence,
+        "loss/strangers": pull,
         "attention/on_words": on_words(maps, wanted),
         "data/patches_sung": jnp.mean(jnp.sum(wanted, axis=1)),
     }
+
+
+def with_other_lyrics(batch: Batch, strange: Array) -> Batch:
+    """Gives the items that are marked [B] the lyrics of their neighbours."""
+
+    def swap(x: Array) -> Array:
+        x = jnp.asarray(x)
+        return jnp.where(strange.reshape(-1, *[1] * (x.ndim - 1)), jnp.roll(x, 1, axis=0), x)
+
+    names = ("lyric_tokens", "lyric_mask")
+    return dataclasses.replace(batch, **{name: swap(getattr(batch, name)) for name in names})
 
 
 def target_of(setting: Setting, batch: Batch, maps: Array) -> Array:
@@ -96,8 +117,9 @@ def on_words(maps: Array, wanted: Array) -> Array:
 
 
 def make_evaluate(setting: Setting) -> Callable[[Params, Batch], Metrics]:
-    """Compiles (parts, batch) -> divergence, share on right words, and the path's error in seconds.
+    """Compiles (parts, batch) -> divergence, attention on words, and the path's error in seconds.
 
+    Attention on the whole lyric prompt is told for a song's own lyrics and for its neighbour's.
     The path is that of the score; its error is the mean distance between the first patch of a token
     on it and the word's beginning. Beside it stands that of words spread evenly over the clip.
     """
@@ -112,10 +134,14 @@ def make_evaluate(setting: Setting) -> Callable[[Params, Batch], Metrics]:
         known = jnp.asarray(batch.lyric_frames)[..., 0] >= 0
         begins = jnp.asarray(batch.lyric_frames)[..., 0] / FRAME_RATE
         first, spread = path_starts(maps, known)
+        others = with_other_lyrics(batch, jnp.ones(t.shape, bool))
+        strange = read_maps(setting, parts, others, t, noise)
         seconds = patch / FRAME_RATE
         return {
             "divergence": word_attention.divergence(maps, wanted),
             "on_words": on_words(maps, wanted),
+            "on_lyrics": jnp.mean(jnp.sum(maps, axis=2)),
+            "on_other_lyrics": jnp.mean(jnp.sum(strange, axis=2)),
             "error_s": losses.masked_mean(jnp.abs(seconds * first - begins), known),
             "error_even_s": losses.masked_mean(jnp.abs(seconds * spread - begins), known),
         }

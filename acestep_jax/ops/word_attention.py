@@ -6,6 +6,10 @@ the target shares a patch evenly among its tokens, and attention A is pulled tow
     q_ij = 1 / n_j  for the n_j tokens sung in patch j                                          (1)
     loss = mean_j sum_i q_ij (log q_ij - log A_ij)   over patches with n_j > 0                  (2)
 
+Lyrics that belong to another song should not be looked at, in any patch:
+
+    avoidance = mean_j -log(1 - sum_i A_ij)   over songs with other lyrics                      (3)
+
 In (2) what A spends on other tokens, on the caption or on the timbre costs as much as what it
 spends on wrong words. Patches in which nobody sings, or nobody knows what, are left alone.
 
@@ -54,3 +58,18 @@ def divergence(maps: Array, wanted: Array) -> Array:
     each = jnp.sum(wanted * apart, axis=2)
     known = jnp.broadcast_to(jnp.sum(wanted, axis=2) > 0, each.shape)
     return losses.masked_mean(each, known)
+
+
+def avoidance(maps: Array, strange: Array) -> Array:
+    """Evaluates (3), the mean over heads.
+
+    Args:
+      maps: attention [B, H, N, P] that the tokens of a lyric prompt get.
+      strange: bool [B], songs with the lyrics of others.
+
+    Returns:
+      A scalar, float32, nats a patch; 0 without such songs.
+    """
+    elsewhere = 1.0 - jnp.sum(maps.astype(jnp.float32), axis=2)
+    each = -jnp.log(jnp.maximum(elsewhere, _LEAST))
+    return losses.masked_mean(each, jnp.broadcast_to(strange[:, None, None], each.shape))

@@ -15,7 +15,7 @@ def get_config(quick: bool = False) -> TrainAligner:
     """Gives the run; `quick` takes two steps from random weights."""
     config = TrainAligner(
         name="nano_aligner",
-        num_steps=1500,
+        num_steps=2200,
         model=Model(weights="asset:nano/acestep-v15-nano", text_weights="asset:nano/text_encoder"),
         levels=(0.02, 0.16),
         optimizer=Optimizer(
@@ -31,7 +31,6 @@ def get_config(quick: bool = False) -> TrainAligner:
             shards="data/shards/own",
             batch_size=16,
             num_frames=128,
-            lyric_tokens=96,
             timbre_share=0.0,
             word_times=True,
             lyric_margin=3.0,

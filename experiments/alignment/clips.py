@@ -29,6 +29,7 @@ from acestep_jax.typing import Array, Params
 from acestep_jax.units import FRAME_RATE
 
 NANO = "asset:nano/acestep-v15-nano"
+ALIGNER = "asset:nano/aligners/1"
 PATCH_SECONDS = 2 / FRAME_RATE
 TEXT_TOKENS, LYRIC_TOKENS = 96, 64
 """Room for the prompts: what the nano recipes train with."""

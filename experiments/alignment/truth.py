@@ -27,9 +27,9 @@ from acestep_jax.data import sources
 from acestep_jax.ops.alignment import Scores
 from acestep_jax.tasks import alignment
 from acestep_jax.tasks.alignment import Reading
-from acestep_jax.training import report
+from acestep_jax.training import models, report
 from experiments.alignment import damage
-from experiments.alignment.clips import NANO, Clip, Ear, read_clips
+from experiments.alignment.clips import ALIGNER, Clip, Ear, read_clips
 
 GRADES = (0.0, 0.25, 0.5, 0.75, 1.0)
 RESAMPLINGS = 1000
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--shards", type=pathlib.Path, default=sources.EMBEDDED)
     add("--splits", nargs="+", default=["validation", "test"], help="whose clips are scored")
-    add("--weights", default=NANO, help="folder or hub id of the diffusion package")
+    add("--weights", default=ALIGNER, help="folder or hub id of who listens; nano's aligner")
     add("--text_weights", default="", help="its text encoder; nano's by default")
     add("--heads", type=pathlib.Path, help="from heads.py; by default those beside the weights")
     add("--frames", type=int, default=128, help="of a clip; what the model was trained with")
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.heads is not None:
         heads = alignment.read_heads(given.heads)
     else:
-        where = "nano" if given.weights == NANO else given.weights
+        where = models.locate(given.weights)
         heads = alignment.find_heads(where, ear.loaded.networks.config)
     count = -(-given.clips // len(given.splits))
     clips = [

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from acestep_jax.training.config import Data, Optimizer
+from acestep_jax.training.overrides import ConfigError
 from acestep_jax.training.recipes.aligner import TrainAligner
+from configs.nano import aligner as recipe
+from configs.nano import grpo_dit as grpo_recipe
 from tests import tiny
 from tests.train import toys
-from train import aligner, dit
+from train import aligner, dit, grpo_dit
 from train.dit import Setting
 
 CONFIG = TrainAligner(
@@ -21,6 +24,10 @@ CONFIG = TrainAligner(
     levels=(0.0, 0.2),
     optimizer=Optimizer(peak_lr=1e-2, weight_decay=0.0),
     data=Data(num_frames=8, word_times=True),
+)
+REWARDED = dataclasses.replace(
+    grpo_recipe.get_config(quick=True),
+    data=dataclasses.replace(Data(), batch_size=2, num_frames=96),
 )
 SETTING = Setting(CONFIG, tiny.networks(), None)
 # token 0 is a tag, token 5 padding; the others are sung one after another
@@ -99,11 +106,29 @@ def test_words_without_times_are_refused():
 
 @pytest.mark.slow
 def test_a_run_exports_a_package_that_names_its_heads(tmp_path):
-    from configs.nano import aligner as recipe
-
     config = dataclasses.replace(recipe.get_config(quick=True), workdir=str(tmp_path / "run"))
     aligner.main(config)
     found = json.loads((tmp_path / "run/export/model/alignment_heads.json").read_text())
     assert found == {"heads": {"1": [0, 1]}}
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert any(row.get("eval/divergence", 0) > 0 for row in rows)
+    assert max(numbers(tmp_path / "run", "eval/divergence")) > 0
+    # the package can be a reward: it reads otherwise than the start, from the heads that it names
+    reward = dataclasses.replace(REWARDED.reward, aligner=str(tmp_path / "run/export/model"))
+    read = {}
+    for name, who in (("start", REWARDED.reward), ("aligner", reward)):
+        given = {"reward": who, "workdir": str(tmp_path / name)}
+        grpo_dit.main(dataclasses.replace(REWARDED, **given))
+        read[name] = numbers(tmp_path / name, "reward/aas")
+    assert min(map(min, read.values())) > 0 and read["start"] != read["aligner"]
+
+
+def numbers(workdir, name):
+    """Reads the logged values of one metric."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if name in row]
+
+
+def test_an_aligner_of_another_size_is_refused():
+    reward = dataclasses.replace(REWARDED.reward, aligner="asset:nano/acestep-v15-nano")
+    config = dataclasses.replace(REWARDED, reward=reward)
+    with pytest.raises(ConfigError, match="of other sizes than the policy"):
+        grpo_dit.load_aligner(config, tiny.CONFIG, None)

@@ -14,11 +14,13 @@ class TrainAligner(TrainDiT):
     trained: tuple[str, ...] = ("^dit$", "^condition_encoder$")  # trained parts
     # (layer, heads) that are taught and later read, all from 0
     heads: tuple[tuple[int, tuple[int, ...]], ...] = ((5, (0, 1)), (7, (0, 1)))
+    strangers: float = 0.3  # chance that a song is given another's lyrics, which it should not heed
     levels: tuple[float, float] = (0.05, 0.3)  # noise that songs are heard through, drawn evenly
 
     def __post_init__(self) -> None:
         super().__post_init__()
         low, high = self.levels
+        require(0 <= self.strangers < 1, f"strangers={self.strangers} must lie in [0, 1).")
         require(0 <= low <= high <= 1, f"levels={self.levels}; use 0 <= a <= b <= 1.")
         require(
             self.data.word_times,

@@ -131,7 +131,9 @@ def toy_grpo_dit(config: GrpoDiT) -> GrpoDiT:
         model=dataclasses.replace(toys.MODEL, mask_padding=config.model.mask_padding),
         adapter=dataclasses.replace(config.adapter, rank=2),
         policy=toys.OPTIMIZER,
-        reward=dataclasses.replace(config.reward, heads=((0, (0,)), (1, (1,))), draws=1),
+        reward=dataclasses.replace(
+            config.reward, aligner="", heads=((0, (0,)), (1, (1,))), draws=1
+        ),
         flow_grpo=dataclasses.replace(config.flow_grpo, window=1),
         group=2,
         rollout_steps=2,
