@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from acestep_jax.data import encode, fetch, manifest, prepare, shards, sources
 from acestep_jax.data import labels as labels_lib
-from acestep_jax.data.songs import __main__ as songs
+from acestep_jax.data.songs import write as songs
 
 STAGES = ("fetch", "render", "prepare", "embed")
 

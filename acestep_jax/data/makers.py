@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from acestep_jax.data import fetch
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data.audio import BadAudio
-from acestep_jax.data.songs import __main__ as songs
 from acestep_jax.data.songs import render
+from acestep_jax.data.songs import write as songs
 
 Example = tuple[str, dict[str, Any]]
 """A key, unique in the dataset, and the features."""

@@ -5,8 +5,8 @@ Method:   group-relative policy optimisation on audio codes behind the song's ow
 Command:  python -m train.grpo_planner --config configs/nano/grpo_planner.py
 Before:   a trained planner in the package, or model.weights=runs/nano_planner/export.
 Cost:     40 minutes of one core beside a second run.
-Expect:   over three seeds, 64 held-out prompts of 4 answers: the reward from 0.69 to 0.82, above the
-          best of four of the start by 0.029 (0.020-0.038); by the start as a scorer, which training
+Expect:   over three seeds, 64 held-out prompts of 4 answers: the reward from 0.69 to 0.82, above
+          the start's best of four by 0.029 (0.020-0.038); by the start as a scorer, which training
           never has, from 0.51 to 0.61: a gain of 0.096 (0.056-0.136); 0.28 nats a code from the
           start. After 45 steps 0.065 and 0.054 are gained, at 0.06 nats. Scored by the start alone,
           70 steps gained nothing by another listener (experiments/README.md).

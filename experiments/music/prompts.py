@@ -14,8 +14,8 @@ from acestep_jax.data import audio as audio_lib
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data import transforms
 from acestep_jax.data.batch import Batch, stack_examples
-from acestep_jax.data.songs import __main__ as songs
 from acestep_jax.data.songs import render
+from acestep_jax.data.songs import write as songs
 from acestep_jax.tasks import prompt
 from acestep_jax.units import SAMPLE_RATE, SAMPLES_PER_FRAME
 

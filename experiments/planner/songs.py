@@ -18,7 +18,7 @@ from acestep_jax.data import audio, chat, encode, make, shards, sources
 from acestep_jax.data import labels as labels_lib
 from acestep_jax.data.add_codes import NANO_MODEL
 from acestep_jax.data.chat import Clip
-from acestep_jax.data.songs import __main__ as rendering
+from acestep_jax.data.songs import write as rendering
 from experiments.music import prompts
 
 FOLDER = pathlib.Path("data/audio/judged")  # shared with experiments/music/evaluate.py

@@ -1,11 +1,13 @@
 """Our own songs: the notation, the harmony, the voice, and labels that agree with the sound."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from acestep_jax import units
 from acestep_jax.data import labels as labels_lib
-from acestep_jax.data.songs import __main__ as cli
 from acestep_jax.data.songs import (
     arrange,
     compose,
@@ -18,6 +20,7 @@ from acestep_jax.data.songs import (
     styles,
     tunes,
     voice,
+    write,
 )
 from acestep_jax.tasks import prompt
 
@@ -203,8 +206,10 @@ def test_the_beat_of_the_audio_is_the_tempo_of_the_label(song):
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path):
-    for folder, workers in (("first", 0), ("again", 1)):
-        cli.render_songs(tmp_path / folder, [4], stems_every=2, num_workers=workers)
+    write.render_songs(tmp_path / "first", [4], stems_every=2)
+    # by the command and a worker process, as a user would
+    command = "-m acestep_jax.data.songs --seed 4 --count 1 --stems_every 2 --workers 1 --out"
+    subprocess.run([sys.executable, *command.split(), tmp_path / "again"], check=True)
     names = sorted(path.relative_to(tmp_path / "first") for path in _files(tmp_path / "first"))
     assert {"own-000004.flac", "own-000004.json"} < {str(name) for name in names}
     assert any("stems" in name.parts for name in names)
@@ -215,7 +220,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
 
 def test_a_song_that_is_there_is_not_rendered_again(tmp_path):
     (tmp_path / "own-000007.json").write_text("kept")
-    cli.write_song(tmp_path, 7, with_stems=False)
+    write.write_song(tmp_path, 7, with_stems=False)
     assert [path.name for path in _files(tmp_path)] == ["own-000007.json"]
     assert (tmp_path / "own-000007.json").read_text() == "kept"
 
