@@ -33,12 +33,14 @@ import jax.numpy as jnp
 from absl import logging
 
 from acestep_jax.data.batch import Batch
+from acestep_jax.nn.model import Networks
 from acestep_jax.ops import alignment, dtw, flow, losses, word_attention
 from acestep_jax.ops.alignment import Sizes
 from acestep_jax.sampling import attending
 from acestep_jax.tasks.alignment import HEADS_FILE
 from acestep_jax.training import cli, loop, models
 from acestep_jax.training import mesh as mesh_lib
+from acestep_jax.training import scene as scene_lib
 from acestep_jax.training.recipes.aligner import TrainAligner
 from acestep_jax.typing import Array, Key, Params
 from acestep_jax.units import FRAME_RATE
@@ -49,13 +51,21 @@ READ_AT = 1 / 8
 """The t of evaluations: the last time of an eight-step sampler, at which songs are scored."""
 
 
-def read_maps(setting: Setting, parts: Params, batch: Batch, t: Array, noise: Array) -> Array:
+def read_maps(
+    config: TrainAligner,
+    networks: Networks,
+    parts: Params,
+    batch: Batch,
+    t: Array,
+    noise: Array,
+) -> Array:
     """Reads the attention [B, H, Ll, P] that lyric prompts get from patches at t [B]."""
-    scene = dit.encode(setting, parts, batch)
+    masked = config.model.mask_padding
+    scene = scene_lib.encode(networks, parts, batch, mask_padding=masked)
     return attending.lyric_maps(
-        setting.networks.dit,
+        networks.dit,
         parts["dit"],
-        setting.config.heads,
+        config.heads,
         flow.interpolate(batch.latents, noise, t),
         t,
         scene.tokens,
@@ -68,17 +78,22 @@ def read_maps(setting: Setting, parts: Params, batch: Batch, t: Array, noise: Ar
 
 
 def alignment_loss(
-    trained: Params, setting: Setting, frozen: Params, batch: Batch, key: Key
+    config: TrainAligner,
+    trained: Params,
+    setting: Setting,
+    frozen: Params,
+    batch: Batch,
+    key: Key,
 ) -> tuple[Array, Metrics]:
-    """Evaluates (1) and (2); arguments as of `dit.flow_loss`."""
-    low, high = setting.config.levels
+    """Evaluates (1) and (2); other arguments as of `dit.flow_loss`."""
+    networks, (low, high) = setting.networks, config.levels
     time_key, noise_key, swap_key = jax.random.split(key, 3)
     t = jax.random.uniform(time_key, batch.latents.shape[:1], minval=low, maxval=high)
     noise = jax.random.normal(noise_key, batch.latents.shape)
-    strange = jax.random.bernoulli(swap_key, setting.config.strangers, t.shape)
+    strange = jax.random.bernoulli(swap_key, config.strangers, t.shape)
     batch = with_other_lyrics(batch, strange)
-    maps = read_maps(setting, frozen | trained, batch, t, noise)
-    wanted = jnp.where(strange[:, None, None], 0.0, target_of(setting, batch, maps))
+    maps = read_maps(config, networks, frozen | trained, batch, t, noise)
+    wanted = jnp.where(strange[:, None, None], 0.0, target_of(networks, batch, maps))
     divergence = word_attention.divergence(maps, wanted)
     pull = word_attention.avoidance(maps, strange)
     return divergence + pull, {
@@ -100,9 +115,9 @@ def with_other_lyrics(batch: Batch, strange: Array) -> Batch:
     return dataclasses.replace(batch, **{name: swap(getattr(batch, name)) for name in names})
 
 
-def target_of(setting: Setting, batch: Batch, maps: Array) -> Array:
+def target_of(networks: Networks, batch: Batch, maps: Array) -> Array:
     """Gives what maps of a batch should be, [B, Ll, P]."""
-    patch = setting.networks.config.patch_size
+    patch = networks.config.patch_size
     return word_attention.target(jnp.asarray(batch.lyric_frames), maps.shape[-1], patch)
 
 
@@ -116,26 +131,26 @@ def on_words(maps: Array, wanted: Array) -> Array:
 # What is measured ---------------------------------------------------------------------------------
 
 
-def make_evaluate(setting: Setting) -> Callable[[Params, Batch], Metrics]:
+def make_evaluate(config: TrainAligner, networks: Networks) -> Callable[[Params, Batch], Metrics]:
     """Compiles (parts, batch) -> divergence, attention on words, and the path's error in seconds.
 
     Attention on the whole lyric prompt is told for a song's own lyrics and for its neighbour's.
     The path is that of the score; its error is the mean distance between the first patch of a token
     on it and the word's beginning. Beside it stands that of words spread evenly over the clip.
     """
-    patch = setting.networks.config.patch_size
+    patch = networks.config.patch_size
 
     @jax.jit
     def evaluate(parts: Params, batch: Batch) -> Metrics:
         t = jnp.full(batch.latents.shape[:1], READ_AT)
         noise = jax.random.normal(jax.random.key(0), batch.latents.shape)
-        maps = read_maps(setting, parts, batch, t, noise)
-        wanted = target_of(setting, batch, maps)
+        maps = read_maps(config, networks, parts, batch, t, noise)
+        wanted = target_of(networks, batch, maps)
         known = jnp.asarray(batch.lyric_frames)[..., 0] >= 0
         begins = jnp.asarray(batch.lyric_frames)[..., 0] / FRAME_RATE
         first, spread = path_starts(maps, known)
         others = with_other_lyrics(batch, jnp.ones(t.shape, bool))
-        strange = read_maps(setting, parts, others, t, noise)
+        strange = read_maps(config, networks, parts, others, t, noise)
         seconds = patch / FRAME_RATE
         return {
             "divergence": word_attention.divergence(maps, wanted),
@@ -168,10 +183,10 @@ def path_starts(maps: Array, known: Array) -> tuple[Array, Array]:
 
 
 def make_held_out(
-    setting: Setting, frozen: Params, mesh: jax.sharding.Mesh
+    config: TrainAligner, networks: Networks, frozen: Params, mesh: jax.sharding.Mesh
 ) -> Callable[[Params], dict[str, float]]:
     """Gives trained -> means over `eval_batches` batches of the validation split."""
-    config, evaluate = setting.config, make_evaluate(setting)
+    evaluate = make_evaluate(config, networks)
 
     def held_out(trained: Params) -> dict[str, float]:
         batches = models.open_batches(config, "validation")
@@ -207,9 +222,10 @@ def main(config: TrainAligner) -> None:
         state, start = run.restore_or_init(init, shardings, batches, (trained,))
         loaded, trained = loaded.without_params(), jax.eval_shape(lambda: trained)
         places = shardings(jax.eval_shape(init, trained))
-        step_fn = dit.make_train_step(setting, trained, places, alignment_loss)
+        loss = functools.partial(alignment_loss, config)
+        step_fn = dit.make_train_step(setting, trained, places, loss)
         train_step = run.counted(step_fn)
-        held_out = make_held_out(setting, frozen, mesh)
+        held_out = make_held_out(config, setting.networks, frozen, mesh)
 
         for step in run.steps(start):
             batch = mesh_lib.place_batch(next(batches), mesh)

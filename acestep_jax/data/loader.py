@@ -51,6 +51,8 @@ class DataConfig(Protocol):
     timbre_share: float
     metadata_dropout: float
     bare_share: float
+    word_times: bool
+    lyric_margin: float
     precomputed: tuple[str, ...]
     max_bad_share: float
 
