@@ -56,3 +56,15 @@ def test_descent_moves_attention_onto_the_words():
     maps = jax.nn.softmax(logits, axis=2)
     assert float(loss(logits)) < 0.05
     np.testing.assert_allclose(maps[0, 0, :, :4], wanted[0, :, :4], atol=0.06)
+
+
+def test_lyrics_of_others_cost_what_is_spent_on_them():
+    maps = np.zeros((3, 2, 4, 5), np.float32)
+    maps[0, :, 1] = 0.9  # own lyrics: of no account
+    maps[1, 0, 2], maps[1, 1, 2] = 0.5, 0.75
+    strange = np.array([False, True, True])
+    expected = np.mean([np.log(2), np.log(4), 0, 0])
+    np.testing.assert_allclose(word_attention.avoidance(maps, strange), expected, rtol=1e-6)
+    assert word_attention.avoidance(maps, np.zeros(3, bool)) == 0
+    whole = np.ones((1, 1, 1, 5), np.float32)
+    assert np.isfinite(word_attention.avoidance(whole, np.array([True])))

@@ -13,6 +13,7 @@ from acestep_jax.tasks import alignment
 from acestep_jax.tasks.alignment import Reading
 from acestep_jax.tasks.condition import Conditions
 from acestep_jax.tasks.lyrics import LyricSpans
+from acestep_jax.tasks.pipeline import Pipeline
 from acestep_jax.tasks.request import BadRequest, Request
 from tests import tiny, tiny_pipeline
 
@@ -89,3 +90,30 @@ def test_heads_come_from_beside_the_weights_or_from_the_release(tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="holds no heads"):
         alignment.read_heads(path)
+
+
+def test_the_aligner_listens_for_the_shipped_models_and_nothing_else_of_them_changes():
+    pipe = Pipeline.load("nano")
+    ear, heads = alignment.open_ear(pipe, "nano")
+    assert heads == alignment.read_heads(alignment.ALIGNER / alignment.HEADS_FILE)
+    changed = {
+        name
+        for name in pipe.params
+        for ours, theirs in zip(
+            jax.tree.leaves(pipe.params[name]), jax.tree.leaves(ear.params[name]), strict=True
+        )
+        if ours is not theirs
+    }
+    assert changed == {"dit", "condition_encoder"}
+    # the verdict is the aligner's, on the songs of either
+    song = Request(lyrics=SONG.lyrics, duration=10.0, language="en")
+    made = np.random.default_rng(0).standard_normal((250, 64)).astype(np.float32)
+    given = ([song], [made], Reading(heads))
+    assert alignment.judge(ear, *given) != alignment.judge(pipe, *given)
+    # heads that are named are those of the model itself
+    assert alignment.open_ear(pipe, "nano", heads=HEADS) == (pipe, HEADS)
+
+
+def test_an_aligner_of_another_size_does_not_listen():
+    with pytest.raises(ValueError, match="of other sizes than nowhere"):
+        alignment.open_ear(tiny_pipeline.pipe(), "nowhere", aligner=str(alignment.ALIGNER))
