@@ -5,7 +5,10 @@ Method:   negative-aware fine-tuning on songs of its own, the attention alignmen
           whose heads were taught (configs/nano/aligner.py) and which stays as it is.
           `--set algorithm=flow_grpo --set kl_weight=0.02` takes policy gradients.
 Command:  python -m train.grpo_dit --config configs/nano/grpo_dit.py
-Cost:     not measured yet.     Expect:  not known yet.
+Cost:     23 minutes of one core beside a second run.
+Expect:   on 32 held-out prompts the aligner's score from 0.386 to 0.423, a gain of 0.038
+          (0.019-0.058, one seed), most of it confidence; the policy's own reading hardly moves.
+          Still rising, and not above the best of two songs yet (experiments/README.md).
 """
 
 from acestep_jax.training.config import Data, Model, Optimizer

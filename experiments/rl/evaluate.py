@@ -115,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     begin, prompts = time.monotonic(), options.prompts or (16 if options.quick else 64)
     found: dict[str, Any] = {"prompts": prompts, "samples": options.samples}
     if "dit" in options.of and all(map(exists, options.dit)):
-        given = {"other": options.aligner, "shards": options.shards}
+        other = options.aligner if exists(options.aligner) else ""
+        given = {"other": other, "shards": options.shards}
         sung = evaluate_dit(options.dit, prompts, options.samples, **given)
         found["dit"] = sung | {"targets": verdict(sung, "aas", "other reader")}
     if "planner" in options.of and all(map(exists, options.planner)):

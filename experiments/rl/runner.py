@@ -73,7 +73,8 @@ class Subject(NamedTuple):
 def judge_dit(quick: bool) -> Callable[[pathlib.Path], dict[str, float]]:
     """Measures tuned DiTs beside the shipped one, whose songs are sampled once."""
     config = dit_recipe.get_config()
-    stage = singing.open_stage(config, 8 if quick else 48, singing.OTHER)
+    other = singing.OTHER if pathlib.Path(models.locate(singing.OTHER)).is_dir() else ""
+    stage = singing.open_stage(config, 8 if quick else 48, other)
     start = singing.sing(stage, stage.frozen["start"], SAMPLES)
 
     def measure(workdir: pathlib.Path) -> dict[str, float]:
@@ -81,9 +82,8 @@ def judge_dit(quick: bool) -> Callable[[pathlib.Path], dict[str, float]]:
         model = Model(weights=where, text_weights=config.model.text_weights)
         sung = singing.sing(stage, models.load(model).params["dit"], SAMPLES)
         found = singing.compare(sung, start)
-        gained = {
-            f"{name} gain": found[name]["gain"][0] for name in ("aas", "other reader", "self")
-        }
+        readers = [name for name in ("aas", "other reader", "self") if name in found]
+        gained = {f"{name} gain": found[name]["gain"][0] for name in readers}
         names = ("coverage", "monotonicity", "confidence", "velocity moved", "style", "diversity")
         return gained | {name: found["watched"][name][0] for name in names}
 

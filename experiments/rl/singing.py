@@ -65,7 +65,8 @@ def open_stage(config: GrpoDiT, prompts: int, other: str = "") -> Stage:
     Args:
       config: the recipe.
       prompts: how many.
-      other: an aligner that training never had; without one, other heads of its reader.
+      other: an aligner that training never had; without one, other heads of the start that
+        reads, and nobody beside an aligner, which has no others that hear.
 
     Raises:
       ValueError: if too few of them have words to sing, or they are no whole number of batches.
@@ -78,10 +79,9 @@ def open_stage(config: GrpoDiT, prompts: int, other: str = "") -> Stage:
     frozen = grpo_dit.separate(config, loaded.params)
     frozen |= grpo_dit.load_aligner(config, loaded.networks.config, None)
     own = frozen.get("aligner", frozen)
-    readers = {
-        "aas": (setting.reading, own),
-        "other reader": (other_heads(setting.reading, loaded), own),
-    }
+    readers = {"aas": (setting.reading, own)}
+    if not (other or config.reward.aligner):
+        readers["other reader"] = other_heads(setting.reading, loaded), own
     if other:
         reward = dataclasses.replace(config.reward, aligner=other, heads=())
         changed = dataclasses.replace(config, reward=reward)
@@ -190,6 +190,7 @@ def compare(tuned: Sung, start: Sung) -> dict[str, Any]:
     found = {
         name: gains.compare(tuned.scores[name], start.scores[name])
         for name in ("aas", "other reader", "self")
+        if name in start.scores
     }
     watched = {
         name: gains.rounded(gains.gain(tuned.scores[name], start.scores[name]))
