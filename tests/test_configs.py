@@ -46,7 +46,7 @@ def quick_form(path):
     return dataclasses.replace(config, name="quick", **logged)
 
 
-_RARE = ("train.grpo_dit", "train.lora", "train.tokenizer", "train.vae")
+_RARE = ("train.aligner", "train.grpo_dit", "train.lora", "train.tokenizer", "train.vae")
 """Up to a minute each, on the same loop as all others; `tests/train/` has their steps, and
 `experiments.faults` kills them."""
 
